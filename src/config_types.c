@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What can be written into viod's files, and how the host side of each device type is opened. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "config.h"
+
+#ifndef VIOD_CONFIG_DIR
+#define VIOD_CONFIG_DIR "/etc/viod"
+#endif
+#ifndef VIOD_RUN_DIR
+#define VIOD_RUN_DIR "/run/viod"
+#endif
+
+/* clang-format off */
+
+const struct config_key daemon_keys[] = {
+    {.name = "config-dir", .type = KEY_PATH, .default_value = VIOD_CONFIG_DIR,
+     .help = "folder of the guests' files, <domain name>.conf"},
+    {.name = "run-dir", .type = KEY_PATH, .default_value = VIOD_RUN_DIR,
+     .help = "folder of the control socket"},
+    {.name = "log-level", .type = KEY_CHOICE, .default_value = "info",
+     .choices = "error warning info debug", .help = "how much is written to the journal"},
+    /* The last uid is (uid_t)-1, which means "unchanged"; domids end below 32752. */
+    {.name = "worker-uid-base", .type = KEY_UINT, .default_value = "1996488704", .min = 65536,
+     .max = 4294901759, .help = "a worker's uid and gid are this number plus its guest's domid"},
+    {.name = "iothreads", .type = KEY_CHOICE, .default_value = "auto",
+     .choices = "auto 0 1 2 3 4 5 6 7 8", .help = "I/O threads of each worker"},
+    {.name = "poll-max-us", .type = KEY_UINT, .default_value = "100", .min = 0, .max = 10000,
+     .help = "longest time that a worker polls before it sleeps, in microseconds; 0 = never"},
+    {.name = NULL},
+};
+
+/* Every virtio device has rings; these decide what is offered to the driver. */
+#define RING_KEYS                                                                                  \
+    {.name = "packed", .type = KEY_BOOL, .default_value = "no",                                    \
+     .help = "offer packed rings"},                                                                \
+    {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes",                                \
+     .help = "offer the ring option that saves notifications"},                                    \
+    {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
+     .help = "offer indirect descriptors"},                                                        \
+    {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
+     .help = "offer to use buffers in the order in which they were made available"}
+
+static const struct config_key block_keys[] = {
+    {.name = "path", .type = KEY_PATH, .required = true,
+     .help = "the image: a file or a block device"},
+    {.name = "readonly", .type = KEY_BOOL, .default_value = "no",
+     .help = "the guest may not write"},
+    {.name = "cache", .type = KEY_CHOICE, .default_value = "none", .choices = "none writeback",
+     .help = "whether the host's page cache is used"},
+    {.name = "discard", .type = KEY_BOOL, .default_value = "no",
+     .help = "what the guest discards is given back to the host"},
+    {.name = "queues", .type = KEY_UINT, .default_value = "0", .min = 0, .max = 16,
+     .help = "request queues; 0 = one for each vCPU"},
+    {.name = "queue-size", .type = KEY_UINT, .default_value = "256", .min = 8, .max = 1024,
+     .choices = "8 16 32 64 128 256 512 1024", .help = "entries of each queue"},
+    {.name = "serial", .type = KEY_STRING, .max = 20,
+     .help = "serial number that the guest sees"},
+    {.name = "logical-block-size", .type = KEY_UINT, .default_value = "0", .min = 0, .max = 4096,
+     .choices = "0 512 4096", .help = "sector size in bytes that the guest sees; 0 = the image's"},
+    RING_KEYS,
+    {.name = NULL},
+};
+
+/* clang-format on */
+
+static int block_type_open(struct device_config *config, char *error, size_t error_len)
+{
+    const char *path = device_config_string(config, "path");
+    enum block_cache cache = BLOCK_CACHE_NONE;
+    bool read_only = device_config_bool(config, "readonly");
+    bool discard = device_config_bool(config, "discard") && !read_only;
+    int fd;
+
+    if (!path) {
+        snprintf(error, error_len,
+                 "%s has no image; write path = /absolute/path into section [%s] of the guest's "
+                 "file",
+                 config->name, config->name);
+        return -EINVAL;
+    }
+    if (!strcmp(device_config_string(config, "cache"), "writeback"))
+        cache = BLOCK_CACHE_WRITEBACK;
+    fd = block_open(path, read_only, cache, discard, &config->block, error, error_len);
+    if (fd < 0)
+        return fd;
+    config->fds[0] = fd;
+    config->n_fds = 1;
+    return 0;
+}
+
+static const struct device_type block_type = {
+    .name = "blk",
+    .virtio_id = 2,
+    .keys = block_keys,
+    .open = block_type_open,
+};
+
+static const struct device_type end_of_types = {.name = NULL};
+
+const struct device_type *const device_types[] = {&block_type, &end_of_types};
+
+const struct device_type *device_type_by_id(uint16_t virtio_id)
+{
+    for (size_t i = 0; device_types[i]->name; i++)
+        if (device_types[i]->virtio_id == virtio_id)
+            return device_types[i];
+    return NULL;
+}
+
+const struct device_type *device_type_by_name(const char *name)
+{
+    for (size_t i = 0; device_types[i]->name; i++)
+        if (!strcmp(device_types[i]->name, name))
+            return device_types[i];
+    return NULL;
+}
+
+const char *virtio_device_title(uint16_t virtio_id)
+{
+    /* VIRTIO 1.3, section 5, and the numbers reserved there. */
+    static const char *const titles[] = {
+        [1] = "network device",
+        [2] = "block device",
+        [3] = "console",
+        [4] = "entropy source",
+        [5] = "balloon",
+        [6] = "I/O memory",
+        [7] = "rpmsg",
+        [8] = "SCSI host",
+        [9] = "9P file system",
+        [10] = "802.11 WLAN device",
+        [11] = "rproc serial",
+        [12] = "CAIF device",
+        [13] = "memory balloon",
+        [16] = "GPU",
+        [17] = "timer and clock device",
+        [18] = "input device",
+        [19] = "socket device",
+        [20] = "crypto device",
+        [21] = "signal distribution module",
+        [22] = "pstore device",
+        [23] = "IOMMU",
+        [24] = "memory device",
+        [25] = "sound device",
+        [26] = "file system device",
+        [27] = "PMEM device",
+        [28] = "RPMB device",
+        [29] = "802.11 simulation device",
+        [30] = "video encoder",
+        [31] = "video decoder",
+        [32] = "SCMI device",
+        [33] = "Nitro security module",
+        [34] = "I2C adapter",
+        [35] = "watchdog",
+        [36] = "CAN device",
+        [38] = "parameter server",
+        [39] = "audio policy device",
+        [40] = "Bluetooth device",
+        [41] = "GPIO device",
+        [42] = "RDMA device",
+        [43] = "camera",
+        [44] = "ISM device",
+        [45] = "SPI controller",
+    };
+
+    return virtio_id < ARRAY_SIZE(titles) ? titles[virtio_id] : NULL;
+}
