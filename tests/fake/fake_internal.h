@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the fake hypervisor share. */
+#ifndef VIOD_FAKE_INTERNAL_H
+#define VIOD_FAKE_INTERNAL_H
+
+#include <pthread.h>
+#include "fake_hypervisor.h"
+
+#define NO_PAGE UINT32_MAX
+#define CLAIMS_MAX 32u
+
+enum slot_state { SLOT_IDLE, SLOT_READY, SLOT_IN_PROCESS, SLOT_ANSWERED };
+
+struct vcpu {
+    enum slot_state state;
+    struct mmio_request request;
+    uint64_t order;
+};
+
+struct bank {
+    struct ram_bank range;
+    uint8_t *view;     /* the driver's mapping */
+    uint32_t *page;    /* of the memfd, by page of the bank; NO_PAGE: given back */
+    uint32_t first;    /* page of the memfd where the bank began */
+};
+
+/* One map_ram of the device, until the unmap_ram of the same range. */
+struct mapping {
+    struct mapping *next;
+    uint8_t *at;
+    uint64_t gfn;
+    size_t pages, good;
+    uint32_t page[];
+};
+
+struct fault {
+    unsigned nth;
+    int error;
+    bool always;
+};
+
+struct fake_hypervisor {
+    struct hypervisor hv;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int memfd;
+    uint32_t memfd_pages;
+    struct bank banks[FAKE_BANKS_MAX];
+    struct ram_bank ranges[FAKE_BANKS_MAX];
+    size_t n_banks;
+    struct mapping *mappings;
+    uint32_t *given; /* pages of the memfd that must keep their poison */
+    size_t n_given, given_size;
+
+    struct vcpu vcpus[FAKE_VCPUS_MAX];
+    unsigned n_vcpus;
+    uint64_t order;
+    int event;
+    bool armed;
+
+    struct ram_bank claims[CLAIMS_MAX];
+    size_t n_claims;
+    unsigned irqs[FAKE_IRQS_MAX];
+    struct fault faults[FAKE_OPS];
+    struct fake_counts counts;
+    bool count_violations;
+};
+
+void fake_violation(struct fake_hypervisor *fake, const char *what);
+/* The error to fail with, or 0. Under the lock. */
+int fake_injected(struct fake_hypervisor *fake, enum fake_op op);
+
+/* fake_memory.c */
+void fake_bank_create(struct fake_hypervisor *fake, struct bank *bank, struct ram_bank range);
+void fake_bank_destroy(struct bank *bank);
+void fake_check_poison(struct fake_hypervisor *fake);
+int fake_map_ram(struct hypervisor *hv, uint64_t gfn, size_t pages, void *at, int *err);
+void fake_unmap_ram(struct hypervisor *hv, void *at, size_t pages);
+int fake_probe_ram(struct hypervisor *hv, uint64_t gfn);
+int fake_copy(struct hypervisor *hv, struct guest_copy *copies, size_t n);
+
+static inline struct fake_hypervisor *fake_from_hv(struct hypervisor *hv)
+{
+    return container_of(hv, struct fake_hypervisor, hv);
+}
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One fake machine with one virtio-mmio device, put together as a worker does it: hypervisor, guest
+ * memory, loops, device, registers; requests dispatched, notifications answered first, invalidations
+ * answered after all mappings are dropped. Works with every device type.
+ *
+ * By default one thread does everything: an access or machine_settle runs the loop until nothing is
+ * left to do. With io_thread, queues belong to a real I/O thread.
+ */
+#ifndef VIOD_FAKE_MACHINE_H
+#define VIOD_FAKE_MACHINE_H
+
+#include <linux/virtio_mmio.h>
+#include <pthread.h>
+#include "fake_hypervisor.h"
+#include "ring.h"
+#include "stats.h"
+#include "test_device.h"
+#include "virtio_mmio.h"
+
+#define MACHINE_BASE 0x02000000u
+#define MACHINE_IRQ 33u
+#ifndef VIRTIO_MMIO_QUEUE_RESET
+#define VIRTIO_MMIO_QUEUE_RESET 0x0c0
+#endif
+
+struct machine_config {
+    struct fake_config hypervisor;
+    const struct virtio_device_ops *ops;  /* NULL: test_device_ops */
+    const struct device_config *device;   /* NULL: `test`. Its base and irq are set if 0 */
+    struct test_device_config test;
+    bool io_thread;
+};
+
+struct machine {
+    struct fake_hypervisor *fake;
+    struct hypervisor *hv;
+    struct guest_memory *memory;
+    struct event_loop *loop, *io_loop; /* the same one without io_thread */
+    struct virtio_device *dev;
+    struct virtio_mmio *mmio;
+    struct device_stats *stats;
+    struct device_config device; /* of another type than the test device */
+    struct test_device_config test;
+    struct guest_heap heap[2];   /* in the first bank (2 MiB from its end), and in the second */
+    /* Requests of the MMIO thread that wait for quiet queues. */
+    unsigned deferred;
+    /* The worker's dance around guest memory. */
+    atomic_bool stale;
+    bool pausing, invalidating;
+    struct mmio_request invalidate;
+    unsigned drops;
+    bool io_threaded;
+    pthread_t thread;
+    pthread_barrier_t ready;
+};
+
+/* Aborts on failure. machine_try_create: -errno, with the message of the device type. */
+struct machine *machine_create(const struct machine_config *config);
+int machine_try_create(const struct machine_config *config, struct machine **out, char *error,
+                       size_t error_len);
+/* Resets the device as a worker does at its end; checks that nothing is left behind. */
+void machine_destroy(struct machine *m);
+
+/* One turn: requests, then the loop. True if there was work. */
+bool machine_turn(struct machine *m);
+/* Turns until there is no work (of this thread). Aborts after 10,000 turns. */
+void machine_settle(struct machine *m);
+
+/* An access of vCPU 0 to the device's window. Waits for the answer; a write that the device leaves
+ * open for a second (10 s with io_thread) aborts. */
+uint64_t machine_read(struct machine *m, uint32_t offset, unsigned size);
+void machine_write(struct machine *m, uint32_t offset, unsigned size, uint64_t value);
+/* The same for a vCPU of choice, without waiting: fake_answered tells. */
+void machine_write_start(struct machine *m, unsigned vcpu, uint32_t offset, uint64_t value);
+
+static inline uint32_t machine_read32(struct machine *m, uint32_t offset)
+{
+    return (uint32_t)machine_read(m, offset, 4);
+}
+static inline void machine_write32(struct machine *m, uint32_t offset, uint32_t value)
+{
+    machine_write(m, offset, 4, value);
+}
+
+/* The guest gives pages back, as Xen tells it: an INVALIDATE request of vCPU 1. */
+void machine_balloon_out(struct machine *m, uint64_t gpa, size_t pages);
+
+#endif
