@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * viod's configuration: /etc/viod/viod.conf for the daemon, /etc/viod/<domain name>.conf for what xl
+ * has no words for. INI files; every key of a device is declared in its type's table of keys, which
+ * validates, gives defaults, and is what `viodctl check` explains.
+ */
+#ifndef VIOD_CONFIG_H
+#define VIOD_CONFIG_H
+
+#include "backend.h"
+#include "types.h"
+
+#define CONFIG_ERROR_LEN 512u
+#define CONFIG_VALUE_MAX 1023u /* bytes of one value */
+#define DEVICE_FDS_MAX 16u
+
+/* What a value may be. */
+enum key_type { KEY_STRING, KEY_PATH, KEY_BOOL, KEY_UINT, KEY_CHOICE };
+
+struct config_key {
+    const char *name;
+    enum key_type type;
+    const char *default_value; /* NULL: none; then the key is required if `required` */
+    bool required;
+    uint64_t min, max;         /* KEY_UINT; KEY_STRING: at most max bytes (0: CONFIG_VALUE_MAX) */
+    const char *choices;       /* KEY_CHOICE: "none writeback"; KEY_UINT: the only numbers allowed */
+    const char *help;          /* one line, for viodctl check and the man page */
+};
+
+struct config_value {
+    const struct config_key *key;
+    char *value;               /* owned; NULL = default */
+    int line;                  /* in its file; 0 = default or from xenstore */
+};
+
+/* The daemon's own settings: /etc/viod/viod.conf, section [viod]. */
+struct daemon_config {
+    char *config_dir;          /* where <domain name>.conf are */
+    char *run_dir;             /* /run/viod */
+    int log_level;             /* enum log_level */
+    uint32_t worker_uid_base;  /* a worker's uid and gid: base + domid */
+    uint32_t iothreads;        /* I/O threads per worker; 0: the MMIO thread does all */
+    bool iothreads_auto;       /* "auto": by the number of CPUs */
+    uint32_t poll_max_us;      /* adaptive polling, longest; 0 = off */
+};
+
+/* One device as the administrator wants it, complete and checked. */
+struct device_config {
+    char name[32];             /* "blk0", "xvda" */
+    uint16_t virtio_id;        /* 2 */
+    uint64_t base;             /* guest-physical address of the register window */
+    uint32_t irq;              /* SPI number as in the guest's device tree (33..43) */
+    bool grant_usage;
+    uint32_t n_vcpus;          /* of the guest */
+    struct config_value *values; /* one for each key of the type, in the table's order */
+    size_t n_values;
+    /* Opened by the supervisor; the device takes over what it uses (and sets it to -1). */
+    int fds[DEVICE_FDS_MAX];
+    size_t n_fds;
+    struct block_info block;   /* for block devices */
+};
+
+/*
+ * A device type as the supervisor and viodctl know it: its keys, and how to open its host side.
+ * No virtio in it. The list is in config_types.c, ends with name NULL.
+ */
+struct device_type {
+    const char *name;          /* "blk" */
+    uint16_t virtio_id;
+    const struct config_key *keys; /* ends with name NULL */
+    /* Supervisor: opens host resources into config->fds. 0 or -errno with a message. */
+    int (*open)(struct device_config *config, char *error, size_t error_len);
+};
+extern const struct device_type *const device_types[];
+const struct device_type *device_type_by_id(uint16_t virtio_id);
+const struct device_type *device_type_by_name(const char *name);
+/* "network device", also of types that viod does not serve; NULL: no such device in the standard. */
+const char *virtio_device_title(uint16_t virtio_id);
+extern const struct config_key daemon_keys[]; /* of viod.conf's [viod]; ends with name NULL */
+
+/* Values by name; a key that the type does not declare is a programmer's error. */
+const char *device_config_string(const struct device_config *config, const char *key);
+bool device_config_bool(const struct device_config *config, const char *key);
+uint64_t device_config_uint(const struct device_config *config, const char *key);
+
+/*
+ * A guest's file: sections named after devices, each a list of keys with lines. Not checked against
+ * a type before device_config_fill.
+ */
+struct guest_file;
+/* 0 (also if there is no such file: an empty one), or -errno with a message "file:line: …". */
+int guest_file_load(const char *path, struct guest_file **out, char *error, size_t error_len);
+void guest_file_free(struct guest_file *file);
+/*
+ * Fills config->values from the section named config->name, defaults for the rest. `preset` (may be
+ * NULL) are values that xl's own configuration already decided, "key=value" strings ended by NULL: a
+ * section that contradicts one is an error. Unknown keys and bad values are errors with file and
+ * line, and the nearest known key.
+ */
+int device_config_fill(struct device_config *config, const struct device_type *type,
+                       const struct guest_file *file, const char *const *preset, char *error,
+                       size_t error_len);
+/* Sections that no device of the guest used: writes "file:line: …" warnings, one per call of warn. */
+void guest_file_warn_unused(const struct guest_file *file, const char *const *used, size_t n_used,
+                            void (*warn)(void *arg, const char *line), void *arg);
+/* Closes the descriptors that nobody took over, too. */
+void device_config_free(struct device_config *config);
+
+/*
+ * What a disk= line of xl decides, as the presets for device_config_fill: path, readonly, discard.
+ * `presets` points into `text`. direct-io-safe is not among them: it lifts a work-around that viod
+ * does not need (I/O goes through buffers of its own), so `cache` alone decides about O_DIRECT.
+ */
+#define DISK_PRESETS 4u
+int disk_presets(const char *params, bool read_only, bool discard_enable, char *text,
+                 size_t text_len, const char *presets[DISK_PRESETS]);
+
+/* The daemon's file. Missing file: defaults. */
+int daemon_config_load(const char *path, struct daemon_config *config, char *error,
+                       size_t error_len);
+void daemon_config_free(struct daemon_config *config);
+
+/* For the way from the supervisor to the worker: a text of key=value lines, and back. */
+int device_config_encode(const struct device_config *config, char *out, size_t out_len);
+/* fds are not part of the text. Validated as strictly as a file. */
+int device_config_decode(const char *text, size_t len, struct device_config *config, char *error,
+                         size_t error_len);
+
+#endif

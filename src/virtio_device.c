@@ -1,0 +1,586 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "virtio_device.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_mmio.h>
+#include <linux/virtio_ring.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config.h"
+#include "log.h"
+#include "stats.h"
+
+#ifndef VIRTIO_F_NOTIFICATION_DATA
+#define VIRTIO_F_NOTIFICATION_DATA 38 /* Linux 6.4 */
+#endif
+
+/* Chains taken per queue and turn, so that queues of one thread share it fairly. */
+#define QUEUE_BUDGET 64
+
+#define BIT64(n) (UINT64_C(1) << (n))
+
+static struct virtio_queue *queue_of(struct virtio_device *dev, const struct virtqueue *vq)
+{
+    return &dev->queues[virtqueue_index(vq)];
+}
+
+static uint8_t status_of(struct virtio_device *dev)
+{
+    return atomic_load_explicit(&dev->status, memory_order_relaxed);
+}
+
+static void publish_status(struct virtio_device *dev)
+{
+    atomic_store_explicit(&dev->stats->status, status_of(dev), memory_order_relaxed);
+    atomic_store_explicit(&dev->stats->features, dev->features, memory_order_relaxed);
+}
+
+/* ---- interrupts: any thread ---- */
+
+/*
+ * Sets a bit of InterruptStatus and raises the interrupt. While the driver has not acknowledged an
+ * earlier one there is no need to raise it again: it will look at the rings. But it may have looked
+ * just before this event and acknowledge just after it (4.2.3.4.1 lets it handle first, then
+ * acknowledge); event_since_isr_read, set before the bit, tells virtio_mmio to raise again then.
+ */
+static void raise_interrupt(struct virtio_device *dev, uint32_t bit)
+{
+    atomic_store(&dev->event_since_isr_read, true);
+    if ((atomic_fetch_or(&dev->isr, bit) & bit) != 0)
+        return;
+    if (dev->hv->ops->raise_irq(dev->hv, dev->irq) < 0)
+        log_host("%s: cannot raise interrupt %u: %m", dev->name, dev->irq);
+}
+
+void virtio_device_broken(struct virtio_device *dev, const char *why)
+{
+    uint8_t old = atomic_fetch_or(&dev->status, VIRTIO_CONFIG_S_NEEDS_RESET);
+
+    if ((old & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
+        return;
+    log_guest("%s: needs reset: the driver broke the protocol: %s", dev->name, why);
+    stat_add(&dev->stats->needs_reset, 1);
+    publish_status(dev);
+    if ((old & VIRTIO_CONFIG_S_DRIVER_OK) != 0) /* 2.1.2 */
+        raise_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
+}
+
+/* ---- the queue in its I/O thread ---- */
+
+static bool flush(struct virtio_queue *q)
+{
+    if (!q->flush_wanted)
+        return false;
+    q->flush_wanted = false;
+    stat_add(&q->stats->batches, 1);
+    if (virtqueue_flush(q->vq)) {
+        stat_add(&q->stats->interrupts, 1);
+        raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
+    }
+    return true;
+}
+
+static void finish_pause(struct virtio_queue *q)
+{
+    virtqueue_forget_mapping(q->vq);
+    q->pausing = false;
+    q->is_paused = true;
+    loop_post(q->dev->mmio_loop, &q->paused);
+}
+
+/* The queue is to become quiet. True when it did. */
+static bool drain(struct virtio_queue *q)
+{
+    if (q->dev->ops->queue_drain != NULL && virtqueue_in_flight(q->vq) > 0)
+        q->dev->ops->queue_drain(q->dev, q->vq);
+    flush(q);
+    if (virtqueue_in_flight(q->vq) > 0)
+        return false; /* its completion turns the loop, and we are called again */
+    if (q->pausing)
+        finish_pause(q);
+    if (q->stopping) {
+        q->running = false;
+        q->stopping = false;
+        q->poller.hot = false;
+        loop_remove_poller(q->loop, &q->poller);
+        if (q->dev->ops->queue_stopped != NULL)
+            q->dev->ops->queue_stopped(q->dev, q->vq);
+        virtqueue_stop(q->vq);
+        loop_post(q->dev->mmio_loop, &q->stopped);
+    }
+    return true;
+}
+
+static bool may_look(const struct virtio_queue *q)
+{
+    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled &&
+           (status_of(q->dev) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
+}
+
+static bool queue_poll(struct loop_poller *poller)
+{
+    struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
+    struct virtio_device *dev = q->dev;
+    bool progress;
+    int n;
+
+    if (q->stopping || q->pausing)
+        return drain(q);
+    progress = flush(q);
+    if (!may_look(q) || !virtqueue_has_work(q->vq))
+        return progress;
+    n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
+    flush(q); /* what was completed at once */
+    if (n == -EAGAIN) {
+        q->stalled = true;
+        dev->memory_stale(dev);
+    } else if (n < 0) {
+        virtio_device_broken(dev, virtqueue_error(q->vq));
+    }
+    return n != 0 || progress;
+}
+
+static bool queue_arm(struct loop_poller *poller)
+{
+    struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
+
+    return may_look(q) && virtqueue_enable_notify(q->vq);
+}
+
+static void queue_disarm(struct loop_poller *poller)
+{
+    struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
+
+    if (may_look(q))
+        virtqueue_disable_notify(q->vq);
+}
+
+static void run_start(struct loop_work *work)
+{
+    struct virtio_queue *q = container_of(work, struct virtio_queue, start);
+
+    /* Checked when QueueReady was written: cannot fail. */
+    if (virtqueue_start(q->vq, &q->setup) < 0)
+        virtio_device_broken(q->dev, "queue set-up changed under us");
+    q->running = true;
+    q->stalled = false;
+    q->is_paused = false;
+    q->flush_wanted = false;
+    q->poller.hot = true;
+    if (q->dev->ops->queue_started != NULL)
+        q->dev->ops->queue_started(q->dev, q->vq);
+    loop_add_poller(q->loop, &q->poller);
+}
+
+static void run_stop(struct loop_work *work)
+{
+    container_of(work, struct virtio_queue, stop)->stopping = true;
+}
+
+/* The loop turns, and so the queue is looked at: there is nothing else to do. */
+static void run_kick(struct loop_work *work)
+{
+    (void)work;
+}
+
+static void run_pause(struct loop_work *work)
+{
+    struct virtio_queue *q = container_of(work, struct virtio_queue, pause);
+
+    if (q->running)
+        q->pausing = true;
+    else
+        finish_pause(q);
+}
+
+static void run_resume(struct loop_work *work)
+{
+    struct virtio_queue *q = container_of(work, struct virtio_queue, resume);
+
+    q->is_paused = false;
+    q->stalled = false;
+}
+
+void virtio_queue_completed(struct virtio_device *dev, struct virtqueue *vq)
+{
+    queue_of(dev, vq)->flush_wanted = true;
+}
+
+struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq)
+{
+    return queue_of(dev, vq)->loop;
+}
+
+/* ---- starting and stopping: MMIO thread ---- */
+
+static void clear_queue_registers(struct virtio_queue *q)
+{
+    q->size = q->dev->queue_size;
+    q->desc = q->driver = q->device = (gpa_t){0};
+}
+
+static void start_queue(struct virtio_queue *q)
+{
+    q->phase = QUEUE_RUNNING;
+    if (q->dev->pausing)
+        q->start_deferred = true;
+    else
+        loop_post(q->loop, &q->start);
+}
+
+/* True if it is stopped already. */
+static bool stop_queue(struct virtio_queue *q)
+{
+    switch (q->phase) {
+    case QUEUE_OFF:
+        return true;
+    case QUEUE_READY:
+        q->phase = QUEUE_OFF;
+        return true;
+    case QUEUE_RUNNING:
+        if (q->start_deferred) {
+            q->start_deferred = false;
+            q->phase = QUEUE_OFF;
+            return true;
+        }
+        q->phase = QUEUE_STOPPING;
+        q->dev->stops_pending++;
+        loop_post(q->loop, &q->stop);
+        return false;
+    case QUEUE_STOPPING:
+        return false;
+    }
+    return true;
+}
+
+static void finish_reset(struct virtio_device *dev)
+{
+    dev->ops->reset(dev);
+    dev->features = 0;
+    dev->driver_features = 0;
+    atomic_store(&dev->isr, 0);
+    atomic_store(&dev->event_since_isr_read, false);
+    atomic_store(&dev->status, 0);
+    for (unsigned i = 0; i < dev->n_queues; i++) {
+        clear_queue_registers(&dev->queues[i]);
+        dev->queues[i].reset_pending = false;
+    }
+    dev->resetting = false;
+    stat_add(&dev->stats->resets, 1);
+    publish_status(dev);
+}
+
+static void run_stopped(struct loop_work *work)
+{
+    struct virtio_queue *q = container_of(work, struct virtio_queue, stopped);
+    struct virtio_device *dev = q->dev;
+
+    q->phase = QUEUE_OFF;
+    dev->stops_pending--;
+    if (q->reset_pending) {
+        /* 2.6.1.1: as if it had just been reset; the driver sets it up anew. */
+        q->reset_pending = false;
+        clear_queue_registers(q);
+    }
+    if (dev->queue_stop_done != NULL)
+        dev->queue_stop_done(dev, virtqueue_index(q->vq));
+    if (dev->resetting && dev->stops_pending == 0) {
+        finish_reset(dev);
+        if (dev->reset_done != NULL)
+            dev->reset_done(dev);
+    }
+}
+
+bool virtio_device_reset(struct virtio_device *dev)
+{
+    for (unsigned i = 0; i < dev->n_queues; i++)
+        stop_queue(&dev->queues[i]);
+    if (dev->stops_pending > 0) {
+        dev->resetting = true;
+        return false;
+    }
+    finish_reset(dev);
+    return true;
+}
+
+bool virtio_queue_enable(struct virtio_device *dev, unsigned index)
+{
+    struct virtio_queue *q;
+    uint8_t status = status_of(dev);
+
+    if (index >= dev->n_queues || dev->resetting)
+        return false;
+    q = &dev->queues[index];
+    if (q->phase != QUEUE_OFF || (status & VIRTIO_CONFIG_S_FEATURES_OK) == 0)
+        return false;
+    q->setup = (struct virtqueue_setup){.size = q->size,
+                                        .desc = q->desc,
+                                        .driver = q->driver,
+                                        .device = q->device,
+                                        .features = dev->features};
+    if (virtqueue_check(q->vq, &q->setup) < 0) {
+        log_guest("%s: queue %u: the driver asked for size %u and addresses that cannot be",
+                  dev->name, index, q->size);
+        return false;
+    }
+    q->phase = QUEUE_READY;
+    if ((status & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
+        start_queue(q);
+    return true;
+}
+
+bool virtio_queue_disable(struct virtio_device *dev, unsigned index)
+{
+    return stop_queue(&dev->queues[index]);
+}
+
+void virtio_queue_kick(struct virtio_device *dev, unsigned index)
+{
+    struct virtio_queue *q;
+
+    if (index >= dev->n_queues)
+        return;
+    q = &dev->queues[index];
+    stat_add(&q->stats->kicks, 1);
+    if (q->phase == QUEUE_RUNNING && !q->start_deferred)
+        loop_post(q->loop, &q->kick);
+}
+
+static bool features_acceptable(const struct virtio_device *dev)
+{
+    return (dev->driver_features & ~dev->offered) == 0 &&
+           (dev->driver_features & BIT64(VIRTIO_F_VERSION_1)) != 0; /* 6.1: no legacy */
+}
+
+void virtio_device_set_status(struct virtio_device *dev, uint8_t value)
+{
+    uint8_t old = status_of(dev), set;
+
+    /* 2.1.1: the driver clears no bit but by reset, and NEEDS_RESET is ours. */
+    set = value & (uint8_t)~old & (uint8_t)~VIRTIO_CONFIG_S_NEEDS_RESET;
+    if (dev->resetting || set == 0)
+        return;
+    if ((set & VIRTIO_CONFIG_S_FEATURES_OK) != 0) {
+        if (features_acceptable(dev)) {
+            dev->features = dev->driver_features;
+            if (dev->ops->negotiated != NULL)
+                dev->ops->negotiated(dev, dev->features);
+        } else {
+            log_guest("%s: the driver accepts features that were not offered, or not VERSION_1 "
+                      "(%#llx of %#llx)",
+                      dev->name, (unsigned long long)dev->driver_features,
+                      (unsigned long long)dev->offered);
+            set &= (uint8_t)~VIRTIO_CONFIG_S_FEATURES_OK;
+        }
+    }
+    if ((set & VIRTIO_CONFIG_S_DRIVER_OK) != 0 &&
+        ((old | set) & VIRTIO_CONFIG_S_FEATURES_OK) == 0)
+        set &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK; /* 3.1.1, steps 5 to 8 */
+    atomic_fetch_or(&dev->status, set);
+    publish_status(dev);
+    if ((set & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
+        for (unsigned i = 0; i < dev->n_queues; i++)
+            if (dev->queues[i].phase == QUEUE_READY)
+                start_queue(&dev->queues[i]);
+}
+
+/* ---- pause ---- */
+
+static void run_paused(struct loop_work *work)
+{
+    struct virtio_device *dev = container_of(work, struct virtio_queue, paused)->dev;
+
+    if (--dev->pauses_pending == 0)
+        dev->pause_done(dev);
+}
+
+void virtio_device_pause(struct virtio_device *dev, void (*paused)(struct virtio_device *dev))
+{
+    dev->pausing = true;
+    dev->pause_done = paused;
+    dev->pauses_pending = 1; /* ours, until all are posted */
+    for (unsigned i = 0; i < dev->n_queues; i++) {
+        struct virtio_queue *q = &dev->queues[i];
+
+        if (q->phase == QUEUE_STOPPING || (q->phase == QUEUE_RUNNING && !q->start_deferred)) {
+            dev->pauses_pending++;
+            loop_post(q->loop, &q->pause);
+        }
+    }
+    if (--dev->pauses_pending == 0)
+        paused(dev);
+}
+
+void virtio_device_resume(struct virtio_device *dev)
+{
+    dev->pausing = false;
+    for (unsigned i = 0; i < dev->n_queues; i++) {
+        struct virtio_queue *q = &dev->queues[i];
+
+        if (q->start_deferred) {
+            q->start_deferred = false;
+            loop_post(q->loop, &q->start);
+        } else if (q->phase == QUEUE_RUNNING || q->phase == QUEUE_STOPPING) {
+            loop_post(q->loop, &q->resume);
+        }
+    }
+}
+
+/* ---- configuration space ---- */
+
+void virtio_device_set_config(struct virtio_device *dev, const void *config, size_t len)
+{
+    assert(len <= sizeof(dev->config));
+    memcpy(dev->config, config, len);
+    dev->config_len = (uint16_t)len;
+}
+
+void virtio_device_config_changed(struct virtio_device *dev)
+{
+    dev->config_generation++;
+    stat_add(&dev->stats->config_changes, 1);
+    if ((status_of(dev) & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
+        raise_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
+}
+
+uint64_t virtio_device_read_config(struct virtio_device *dev, uint32_t offset, unsigned size)
+{
+    uint64_t value = 0;
+
+    for (unsigned i = 0; i < size && i < 8; i++)
+        if (offset < dev->config_len && i < dev->config_len - offset)
+            value |= (uint64_t)dev->config[offset + i] << (8 * i);
+    return value;
+}
+
+void virtio_device_write_config(struct virtio_device *dev, uint32_t offset, unsigned size,
+                                uint64_t value)
+{
+    uint8_t bytes[8];
+
+    if (dev->ops->config_write == NULL || size > sizeof(bytes) || offset >= dev->config_len ||
+        size > dev->config_len - offset)
+        return;
+    for (unsigned i = 0; i < size; i++)
+        bytes[i] = (uint8_t)(value >> (8 * i));
+    dev->ops->config_write(dev, offset, bytes, size);
+}
+
+/* ---- life ---- */
+
+static int create_queues(struct virtio_device *dev, const struct virtio_environment *env)
+{
+    dev->queues = calloc(dev->n_queues, sizeof(*dev->queues));
+    if (dev->queues == NULL)
+        return -ENOMEM;
+    for (unsigned i = 0; i < dev->n_queues; i++) {
+        struct virtio_queue *q = &dev->queues[i];
+        const struct virtqueue_config config = {.memory = dev->memory,
+                                                .index = (uint16_t)i,
+                                                .size_max = dev->queue_size,
+                                                .request_size = dev->ops->request_size,
+                                                .owner = dev};
+        int ret = virtqueue_create(&config, &q->vq);
+
+        if (ret < 0)
+            return ret;
+        q->dev = dev;
+        q->loop = env->io_loops[i % env->n_io_loops];
+        q->stats = &dev->stats->queues[MIN(i, STATS_QUEUES_MAX - 1)];
+        q->start.run = run_start;
+        q->stop.run = run_stop;
+        q->stopped.run = run_stopped;
+        q->kick.run = run_kick;
+        q->pause.run = run_pause;
+        q->paused.run = run_paused;
+        q->resume.run = run_resume;
+        q->poller.poll = queue_poll;
+        q->poller.arm = queue_arm;
+        q->poller.disarm = queue_disarm;
+        clear_queue_registers(q);
+    }
+    return 0;
+}
+
+/* What rings and transport can do for every device, less what the administrator switched off. */
+static uint64_t common_features(const struct device_config *config)
+{
+    uint64_t features = virtqueue_features() | BIT64(VIRTIO_F_NOTIFICATION_DATA);
+
+    if (!device_config_bool(config, "packed"))
+        features &= ~BIT64(VIRTIO_F_RING_PACKED);
+    if (!device_config_bool(config, "in-order"))
+        features &= ~BIT64(VIRTIO_F_IN_ORDER);
+    if (!device_config_bool(config, "event-idx"))
+        features &= ~BIT64(VIRTIO_RING_F_EVENT_IDX);
+    if (!device_config_bool(config, "indirect"))
+        features &= ~BIT64(VIRTIO_RING_F_INDIRECT_DESC);
+    return features;
+}
+
+int virtio_device_create(const struct virtio_device_ops *ops, const struct virtio_environment *env,
+                         const struct device_config *config, struct device_stats *stats,
+                         struct virtio_device **out, char *error, size_t error_len)
+{
+    struct virtio_device *dev = calloc(1, sizeof(*dev));
+    int ret;
+
+    if (dev == NULL) {
+        snprintf(error, error_len, "out of memory");
+        return -ENOMEM;
+    }
+    dev->ops = ops;
+    snprintf(dev->name, sizeof(dev->name), "%s", config->name);
+    dev->irq = config->irq;
+    dev->hv = env->hv;
+    dev->memory = env->memory;
+    dev->mmio_loop = env->mmio_loop;
+    dev->memory_stale = env->memory_stale;
+    dev->worker = env->worker;
+    dev->stats = stats;
+    ret = ops->create(dev, config, error, error_len);
+    if (ret < 0)
+        goto fail;
+    if (dev->n_queues == 0 || dev->n_queues > VIRTIO_QUEUES_MAX) {
+        snprintf(error, error_len, "%u queues: 1 to %u are possible", dev->n_queues,
+                 VIRTIO_QUEUES_MAX);
+        ret = -EINVAL;
+        goto fail_device;
+    }
+    dev->offered |= common_features(config);
+    ret = create_queues(dev, env);
+    if (ret < 0) {
+        snprintf(error, error_len, "cannot make %u queues of size %u: %s", dev->n_queues,
+                 dev->queue_size, strerror(-ret));
+        goto fail_device;
+    }
+    snprintf(stats->name, sizeof(stats->name), "%s", dev->name);
+    atomic_store_explicit(&stats->device_id, ops->id, memory_order_relaxed);
+    atomic_store_explicit(&stats->n_queues, dev->n_queues, memory_order_relaxed);
+    atomic_store_explicit(&stats->offered, dev->offered, memory_order_relaxed);
+    publish_status(dev);
+    *out = dev;
+    return 0;
+fail_device:
+    virtio_device_destroy(dev);
+    return ret;
+fail:
+    free(dev);
+    return ret;
+}
+
+void virtio_device_destroy(struct virtio_device *dev)
+{
+    if (dev == NULL)
+        return;
+    dev->ops->destroy(dev);
+    if (dev->queues != NULL)
+        for (unsigned i = 0; i < dev->n_queues; i++)
+            virtqueue_destroy(dev->queues[i].vq);
+    atomic_store_explicit(&dev->stats->device_id, 0, memory_order_relaxed);
+    free(dev->queues);
+    free(dev);
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What all virtio devices share: status, features, configuration space, queues, reset, and
+ * DEVICE_NEEDS_RESET (VIRTIO 1.2, chapters 2 and 3). A device type is a constant table of functions;
+ * a transport (virtio_mmio) drives it.
+ *
+ * Threads: the MMIO thread owns status, features, configuration space and the registers of queues.
+ * Each started queue is owned by one I/O thread. They meet in messages only: start, stop, pause.
+ */
+#ifndef VIOD_VIRTIO_DEVICE_H
+#define VIOD_VIRTIO_DEVICE_H
+
+#include "event_loop.h"
+#include "virtqueue.h"
+
+struct virtio_device;
+struct device_config;
+struct device_stats;
+struct queue_stats;
+
+/* One feature bit that the type can offer; the table also feeds `viodctl show`. */
+struct feature {
+    uint8_t bit;
+    const char *name;
+};
+
+struct virtio_device_ops {
+    const char *name;        /* "blk": names devices, sections of the configuration, counters */
+    uint16_t id;             /* VIRTIO chapter 5 */
+    size_t request_size;     /* per-request data, embeds struct chain first */
+    const struct feature *features; /* device-specific bits (0..23, 50..63); ends with name NULL */
+
+    /*
+     * MMIO thread, once: makes dev->priv; sets dev->offered (device-specific bits), dev->n_queues,
+     * dev->queue_size and the configuration space (virtio_device_set_config). On failure a message
+     * for the administrator is in error (one line, says what would be right).
+     */
+    int (*create)(struct virtio_device *dev, const struct device_config *config, char *error,
+                  size_t error_len);
+    /* MMIO thread. Features are negotiated (FEATURES_OK was accepted). May be NULL. */
+    void (*negotiated)(struct virtio_device *dev, uint64_t features);
+    /* I/O thread of the queue, before its first notification. May be NULL. */
+    void (*queue_started)(struct virtio_device *dev, struct virtqueue *vq);
+    /*
+     * I/O thread: buffers may wait. Pop at most `budget` chains (bounded work per turn); return the
+     * number taken, or what virtqueue_pop returned if negative. Notifications and flush are the
+     * caller's business; a completion that comes later calls virtio_queue_completed.
+     */
+    int (*queue_work)(struct virtio_device *dev, struct virtqueue *vq, int budget);
+    /*
+     * I/O thread: the queue is being stopped or paused; nothing is popped any more. Give back (or let
+     * finish) every chain that is held without an end in sight (posted receive buffers). Requests
+     * that end by themselves need nothing. Called again on each turn until none is out. May be NULL.
+     */
+    void (*queue_drain)(struct virtio_device *dev, struct virtqueue *vq);
+    /* I/O thread: the queue has stopped, nothing is in flight. May be NULL. */
+    void (*queue_stopped)(struct virtio_device *dev, struct virtqueue *vq);
+    /* MMIO thread: the driver wrote to writable configuration space, within config_len. NULL: the
+     * whole space is read-only. The device copies what it accepts into dev->config. */
+    void (*config_write)(struct virtio_device *dev, uint32_t offset, const void *data, size_t len);
+    /* MMIO thread: all queues are stopped. Back to the state after create. */
+    void (*reset)(struct virtio_device *dev);
+    /* MMIO thread: administrator's request, e.g. "resize". 0, or -errno with a message. May be NULL. */
+    int (*control)(struct virtio_device *dev, const char *request, char *reply, size_t reply_len);
+    /* MMIO thread: all queues are stopped. Frees dev->priv. */
+    void (*destroy)(struct virtio_device *dev);
+};
+
+#define VIRTIO_QUEUES_MAX 64u
+#define VIRTIO_CONFIG_MAX 256u /* bytes of configuration space in the virtio-mmio window of Xen */
+
+enum queue_phase {
+    QUEUE_OFF,      /* QueueReady = 0 */
+    QUEUE_READY,    /* QueueReady = 1, waits for DRIVER_OK */
+    QUEUE_RUNNING,  /* the I/O thread owns it */
+    QUEUE_STOPPING, /* asked the I/O thread to stop */
+};
+
+/* One queue as the device sees it: the registers (MMIO thread) and the ring (I/O thread). */
+struct virtio_queue {
+    struct virtio_device *dev;
+    struct virtqueue *vq;
+    struct event_loop *loop; /* whose thread owns the ring */
+    struct queue_stats *stats;
+    /* MMIO thread. */
+    enum queue_phase phase;
+    bool start_deferred; /* becomes RUNNING on the I/O thread when the pause is over */
+    bool reset_pending;  /* QueueReset reads 1 */
+    uint16_t size;
+    gpa_t desc, driver, device;
+    struct virtqueue_setup setup; /* latched */
+    /* Messages to the I/O thread ... */
+    struct loop_work start, stop, kick, pause, resume;
+    /* ... and its answers. */
+    struct loop_work stopped, paused;
+    /* I/O thread. */
+    struct loop_poller poller;
+    bool running, stopping, pausing, is_paused, stalled, flush_wanted;
+};
+
+struct virtio_device {
+    const struct virtio_device_ops *ops;
+    void *priv;
+    char name[32];             /* "blk0", "xvda" */
+    uint32_t irq;
+    struct hypervisor *hv;
+    struct guest_memory *memory;
+    struct event_loop *mmio_loop;
+    struct device_stats *stats; /* shared with the supervisor; never NULL */
+
+    uint64_t offered;          /* device-specific + ring + transport bits */
+    uint64_t driver_features;  /* as written */
+    uint64_t features;         /* negotiated: valid from FEATURES_OK on */
+    _Atomic uint8_t status;    /* I/O threads set DEVICE_NEEDS_RESET only */
+    _Atomic uint32_t isr;
+    atomic_bool event_since_isr_read;
+    uint32_t config_generation;
+    uint8_t config[VIRTIO_CONFIG_MAX];
+    uint16_t config_len;
+
+    uint16_t n_queues;
+    uint16_t queue_size;       /* QueueNumMax */
+    struct virtio_queue *queues;
+
+    /* Reset in progress: the status write is answered by `reset_done`. */
+    bool resetting;
+    void (*reset_done)(struct virtio_device *dev);
+    /* A queue reset or QueueReady = 0 in progress is over. May be NULL. */
+    void (*queue_stop_done)(struct virtio_device *dev, unsigned index);
+    /* The worker's: an I/O thread met -EAGAIN of guest_memory. Any thread. */
+    void (*memory_stale)(struct virtio_device *dev);
+    /* A pause in progress or in force. */
+    bool pausing;
+    unsigned pauses_pending;
+    void (*pause_done)(struct virtio_device *dev);
+    unsigned stops_pending;
+    void *transport;           /* virtio_mmio's */
+    void *worker;              /* the worker's */
+};
+
+/* What a device needs around it. All pointers are borrowed for the device's life. */
+struct virtio_environment {
+    struct hypervisor *hv;
+    struct guest_memory *memory;
+    struct event_loop *mmio_loop;
+    struct event_loop **io_loops; /* queues are spread over them, round robin */
+    size_t n_io_loops;
+    void (*memory_stale)(struct virtio_device *dev);
+    void *worker;
+};
+
+/* MMIO thread. On failure nothing is left and error holds one line for the administrator. */
+int virtio_device_create(const struct virtio_device_ops *ops, const struct virtio_environment *env,
+                         const struct device_config *config, struct device_stats *stats,
+                         struct virtio_device **out, char *error, size_t error_len);
+/* All queues must be stopped: virtio_device_reset first. */
+void virtio_device_destroy(struct virtio_device *dev);
+
+/* For devices. */
+void virtio_device_set_config(struct virtio_device *dev, const void *config, size_t len);
+/* MMIO thread: configuration changed by the device: new generation, configuration interrupt. */
+void virtio_device_config_changed(struct virtio_device *dev);
+static inline bool virtio_has_feature(const struct virtio_device *dev, unsigned bit)
+{
+    return (dev->features >> bit & 1) != 0;
+}
+/* I/O thread: chains of vq were completed outside queue_work; published at the end of this turn. */
+void virtio_queue_completed(struct virtio_device *dev, struct virtqueue *vq);
+/* The loop that owns the queue: where the device's backend I/O for it belongs. */
+struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
+/* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */
+void virtio_device_broken(struct virtio_device *dev, const char *why);
+
+/* For transports; MMIO thread. */
+void virtio_device_set_status(struct virtio_device *dev, uint8_t status);
+/*
+ * Starts a reset. True: done. False: I/O is still in flight; dev->reset_done is called when the
+ * queues are quiet, and until then Status keeps its value and queues cannot be enabled.
+ */
+bool virtio_device_reset(struct virtio_device *dev);
+bool virtio_queue_enable(struct virtio_device *dev, unsigned index); /* QueueReady = 1 */
+/* QueueReady = 0 or QueueReset = 1. True: stopped. False: dev->queue_stop_done comes. */
+bool virtio_queue_disable(struct virtio_device *dev, unsigned index);
+void virtio_queue_kick(struct virtio_device *dev, unsigned index);
+uint64_t virtio_device_read_config(struct virtio_device *dev, uint32_t offset, unsigned size);
+void virtio_device_write_config(struct virtio_device *dev, uint32_t offset, unsigned size,
+                                uint64_t value);
+
+/*
+ * For the worker; MMIO thread: stop looking at rings and wait for I/O in flight, keep the state.
+ * `paused` is called on the MMIO thread when all of the device is quiet (possibly at once).
+ */
+void virtio_device_pause(struct virtio_device *dev, void (*paused)(struct virtio_device *dev));
+void virtio_device_resume(struct virtio_device *dev);
+
+#endif

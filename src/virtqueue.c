@@ -1,0 +1,638 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "virtqueue.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "virtqueue_internal.h"
+
+/* One writer: no locked instruction. */
+static void count(_Atomic uint64_t *counter)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+}
+
+static struct chain *slot_chain(const struct virtqueue *vq, uint16_t slot)
+{
+    return (struct chain *)(void *)(vq->slots + slot * vq->slot_stride);
+}
+
+static struct iovec *inline_iov(const struct virtqueue *vq, uint16_t slot)
+{
+    return (struct iovec *)(void *)(vq->slots + slot * vq->slot_stride + vq->slot_stride -
+                                    INLINE_IOV * sizeof(struct iovec));
+}
+
+static void *map_lazily(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int virtqueue_create(const struct virtqueue_config *config, struct virtqueue **out)
+{
+    struct virtqueue *vq;
+
+    if (config->size_max == 0 || config->size_max > VIRTQUEUE_SIZE_MAX ||
+        config->request_size < sizeof(struct chain))
+        return -EINVAL;
+    vq = calloc(1, sizeof(*vq));
+    if (vq == NULL)
+        return -ENOMEM;
+    vq->config = *config;
+    vq->slot_stride = ((config->request_size + 15) & ~(size_t)15) +
+                      INLINE_IOV * sizeof(struct iovec);
+    vq->slots_bytes = vq->slot_stride * config->size_max;
+    vq->slots = map_lazily(vq->slots_bytes);
+    vq->n_blocks = MIN(IOV_BLOCKS_MAX, (unsigned)config->size_max);
+    vq->blocks_bytes = (size_t)vq->n_blocks * config->size_max * sizeof(struct iovec);
+    vq->blocks = map_lazily(vq->blocks_bytes);
+    vq->free_slots = calloc(config->size_max, sizeof(*vq->free_slots));
+    vq->order = calloc(config->size_max, sizeof(*vq->order));
+    if (vq->slots == NULL || vq->blocks == NULL || vq->free_slots == NULL || vq->order == NULL) {
+        virtqueue_destroy(vq);
+        return -ENOMEM;
+    }
+    /* Taken from the end: the first slots first, so that few pages are ever touched. */
+    for (uint16_t i = 0; i < config->size_max; i++)
+        vq->free_slots[i] = (uint16_t)(config->size_max - 1 - i);
+    vq->n_free_slots = config->size_max;
+    for (uint16_t i = 0; i < vq->n_blocks; i++)
+        vq->free_blocks[i] = (uint16_t)(vq->n_blocks - 1 - i);
+    vq->n_free_blocks = vq->n_blocks;
+    vq->error = "";
+    *out = vq;
+    return 0;
+}
+
+void virtqueue_destroy(struct virtqueue *vq)
+{
+    if (vq == NULL)
+        return;
+    if (vq->slots != NULL)
+        munmap(vq->slots, vq->slots_bytes);
+    if (vq->blocks != NULL)
+        munmap(vq->blocks, vq->blocks_bytes);
+    free(vq->free_slots);
+    free(vq->order);
+    free(vq);
+}
+
+static const struct ring_ops *ring_ops_for(uint64_t features)
+{
+    return (features >> VIRTIO_F_RING_PACKED & 1) != 0 ? &packed_ring_ops : &split_ring_ops;
+}
+
+int virtqueue_check(const struct virtqueue *vq, const struct virtqueue_setup *setup)
+{
+    const struct ring_ops *ring = ring_ops_for(setup->features);
+    struct ring_format format;
+
+    if (setup->size > vq->config.size_max || !ring->size_ok(setup->size))
+        return -EINVAL;
+    ring->format(setup->size, (setup->features >> VIRTIO_RING_F_EVENT_IDX & 1) != 0, &format);
+    if (setup->desc.addr % format.desc_align != 0 ||
+        setup->driver.addr % format.driver_align != 0 ||
+        setup->device.addr % format.device_align != 0)
+        return -EINVAL;
+    return 0;
+}
+
+int virtqueue_start(struct virtqueue *vq, const struct virtqueue_setup *setup)
+{
+    int ret = virtqueue_check(vq, setup);
+
+    if (ret < 0)
+        return ret;
+    vq->setup = *setup;
+    vq->ring = ring_ops_for(setup->features);
+    vq->event_idx = (setup->features >> VIRTIO_RING_F_EVENT_IDX & 1) != 0;
+    vq->indirect = (setup->features >> VIRTIO_RING_F_INDIRECT_DESC & 1) != 0;
+    vq->in_order = (setup->features >> VIRTIO_F_IN_ORDER & 1) != 0;
+    vq->started = true;
+    vq->broken = false;
+    vq->starved = false;
+    vq->mapped = false;
+    vq->error = "";
+    vq->generation++;
+    vq->last_avail = 0;
+    vq->used_index = 0;
+    vq->published = 0;
+    vq->unpublished = 0;
+    vq->order_head = 0;
+    vq->order_count = 0;
+    memset(vq->busy, 0, sizeof(vq->busy));
+    vq->ring->start(vq);
+    return 0;
+}
+
+void virtqueue_stop(struct virtqueue *vq)
+{
+    /* Chains that are out belong to the past: their completion frees a slot and touches no ring.
+     * Those that only wait for their turn (IN_ORDER) are free now. */
+    if (vq->started && vq->in_order)
+        for (unsigned i = 0; i < vq->order_count; i++) {
+            struct chain *chain =
+                slot_chain(vq, vq->order[(vq->order_head + i) % vq->config.size_max]);
+
+            if (chain->done) {
+                chain->done = false;
+                vq->free_slots[vq->n_free_slots++] = chain->slot;
+            }
+        }
+    vq->started = false;
+    vq->mapped = false;
+    vq->starved = false;
+    vq->generation++;
+    vq->order_count = 0;
+    vq->unpublished = 0;
+}
+
+bool virtqueue_started(const struct virtqueue *vq)
+{
+    return vq->started;
+}
+
+bool virtqueue_broken(const struct virtqueue *vq)
+{
+    return vq->broken;
+}
+
+const char *virtqueue_error(const struct virtqueue *vq)
+{
+    return vq->error;
+}
+
+unsigned virtqueue_in_flight(const struct virtqueue *vq)
+{
+    return vq->in_flight;
+}
+
+int virtqueue_violation(struct virtqueue *vq, const char *what)
+{
+    vq->broken = true;
+    vq->error = what;
+    return -EPROTO;
+}
+
+void virtqueue_forget_mapping(struct virtqueue *vq)
+{
+    vq->mapped = false;
+}
+
+/* 0, -EAGAIN or -EPROTO. */
+static int map_areas(struct virtqueue *vq)
+{
+    struct ring_format format;
+    struct {
+        gpa_t gpa;
+        uint64_t bytes;
+        uint8_t **host;
+    } areas[3];
+
+    vq->ring->format(vq->setup.size, vq->event_idx, &format);
+    areas[0].gpa = vq->setup.desc;
+    areas[0].bytes = format.desc_bytes;
+    areas[0].host = &vq->desc;
+    areas[1].gpa = vq->setup.driver;
+    areas[1].bytes = format.driver_bytes;
+    areas[1].host = &vq->driver;
+    areas[2].gpa = vq->setup.device;
+    areas[2].bytes = format.device_bytes;
+    areas[2].host = &vq->device;
+    for (size_t i = 0; i < ARRAY_SIZE(areas); i++) {
+        void *host;
+        int ret = guest_memory_translate(vq->config.memory, areas[i].gpa, areas[i].bytes, &host);
+
+        if (ret == -EAGAIN)
+            return ret;
+        if (ret < 0)
+            return virtqueue_violation(vq, "the ring is not in the guest's RAM");
+        *areas[i].host = host;
+    }
+    vq->mapped = true;
+    return 0;
+}
+
+/* 0: the ring may be looked at. */
+static int ready(struct virtqueue *vq)
+{
+    if (!vq->started || vq->broken)
+        return -EPROTO;
+    return vq->mapped ? 0 : map_areas(vq);
+}
+
+static int grow_into_block(struct virtqueue *vq, struct chain *chain)
+{
+    struct iovec *block;
+
+    if (vq->n_free_blocks == 0)
+        return -ENOBUFS;
+    chain->iov_block = vq->free_blocks[--vq->n_free_blocks];
+    block = vq->blocks + (size_t)chain->iov_block * vq->config.size_max;
+    memcpy(block, chain->iov, sizeof(*block) * (size_t)(chain->n_readable + chain->n_writable));
+    chain->iov = block;
+    return 0;
+}
+
+static void free_iov(struct virtqueue *vq, struct chain *chain)
+{
+    if (chain->iov_block != NO_IOV_BLOCK)
+        vq->free_blocks[vq->n_free_blocks++] = chain->iov_block;
+    chain->iov_block = NO_IOV_BLOCK;
+}
+
+int virtqueue_add_element(struct virtqueue *vq, struct chain *chain, const struct descriptor *d)
+{
+    bool writable = (d->flags & VRING_DESC_F_WRITE) != 0;
+    uint16_t count = (uint16_t)(chain->n_readable + chain->n_writable);
+    void *host = NULL;
+    int ret;
+
+    /* 2.7.4.2: all readable elements come before all writable ones. */
+    if (!writable && (chain->n_writable > 0 || chain->writable_bytes > 0))
+        return virtqueue_violation(vq, "readable descriptor after a writable one");
+    if (d->len == 0)
+        return 0;
+    if (__builtin_add_overflow(writable ? chain->writable_bytes : chain->readable_bytes, d->len,
+                               writable ? &chain->writable_bytes : &chain->readable_bytes))
+        return virtqueue_violation(vq, "chain is longer than 4 GiB");
+    ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
+    if (ret == -EAGAIN)
+        return ret;
+    if (ret < 0) {
+        chain->faulted = true;
+        vq->last_faulted = true;
+        if (writable)
+            chain->writable_bytes -= d->len;
+        else
+            chain->readable_bytes -= d->len;
+        return 0;
+    }
+    if (count >= vq->config.size_max)
+        return virtqueue_violation(vq, "chain is longer than the queue");
+    if (count == INLINE_IOV && chain->iov_block == NO_IOV_BLOCK) {
+        ret = grow_into_block(vq, chain);
+        if (ret < 0)
+            return ret;
+    }
+    vq->last_faulted = false;
+    chain->iov[count] = (struct iovec){.iov_base = host, .iov_len = d->len};
+    if (writable)
+        chain->n_writable++;
+    else
+        chain->n_readable++;
+    return 0;
+}
+
+int virtqueue_open_table(struct virtqueue *vq, const struct descriptor *d, const uint8_t **table,
+                         uint32_t *entries)
+{
+    void *host;
+    int ret;
+
+    if (!vq->indirect)
+        return virtqueue_violation(vq, "indirect descriptor, which was not negotiated");
+    if (d->len == 0 || d->len % 16 != 0 || d->len / 16 > vq->config.size_max)
+        return virtqueue_violation(vq, "indirect table of a size that cannot be");
+    ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
+    if (ret == -EAGAIN)
+        return ret;
+    if (ret < 0)
+        return virtqueue_violation(vq, "indirect table is not in the guest's RAM");
+    *table = host;
+    *entries = d->len / 16;
+    return 0;
+}
+
+int virtqueue_pop(struct virtqueue *vq, struct chain **out)
+{
+    struct chain *chain;
+    uint16_t slot;
+    int ret = ready(vq);
+
+    if (ret < 0)
+        return ret;
+    ret = vq->ring->peek(vq);
+    if (ret <= 0)
+        return ret;
+    if (vq->n_free_slots == 0) {
+        vq->starved = true; /* slots of a past generation are still out */
+        return 0;
+    }
+    slot = vq->free_slots[vq->n_free_slots - 1];
+    chain = slot_chain(vq, slot);
+    memset(chain, 0, sizeof(*chain));
+    chain->vq = vq;
+    chain->slot = slot;
+    chain->iov_block = NO_IOV_BLOCK;
+    chain->iov = inline_iov(vq, slot);
+    chain->generation = vq->generation;
+    ret = vq->ring->walk(vq, chain);
+    if (ret < 0) {
+        free_iov(vq, chain);
+        if (ret != -ENOBUFS)
+            return ret;
+        vq->starved = true;
+        return 0;
+    }
+    /* The end of a chain is where devices report; a place that does not exist cannot be used. */
+    if (chain->faulted && vq->last_faulted) {
+        free_iov(vq, chain);
+        return virtqueue_violation(vq, "end of a chain is not in the guest's RAM");
+    }
+    chain->write_index = chain->n_readable;
+    vq->ring->take(vq, chain);
+    vq->n_free_slots--;
+    vq->starved = false;
+    vq->in_flight++;
+    vq->busy[chain->id / 64] |= UINT64_C(1) << (chain->id % 64);
+    if (vq->in_order)
+        vq->order[(vq->order_head + vq->order_count++) % vq->config.size_max] = slot;
+    count(&vq->stats.popped);
+    *out = chain;
+    return 1;
+}
+
+/* ---- reading and writing chains ---- */
+
+static size_t walk_chain(struct chain *chain, bool write, uint8_t *to, const uint8_t *from,
+                         size_t len)
+{
+    uint16_t *index = write ? &chain->write_index : &chain->read_index;
+    uint32_t *offset = write ? &chain->write_offset : &chain->read_offset;
+    uint32_t *left = write ? &chain->writable_bytes : &chain->readable_bytes;
+    size_t done = 0;
+
+    len = MIN(len, *left);
+    while (done < len) {
+        const struct iovec *iov = &chain->iov[*index];
+        size_t n = MIN(iov->iov_len - *offset, len - done);
+        uint8_t *guest = (uint8_t *)iov->iov_base + *offset;
+
+        if (to != NULL)
+            memcpy(to + done, guest, n);
+        else if (from != NULL)
+            memcpy(guest, from + done, n);
+        done += n;
+        *offset += (uint32_t)n;
+        if (*offset == iov->iov_len) {
+            (*index)++;
+            *offset = 0;
+        }
+    }
+    *left -= (uint32_t)done;
+    return done;
+}
+
+size_t chain_read(struct chain *chain, void *to, size_t len)
+{
+    return walk_chain(chain, false, to, NULL, len);
+}
+
+size_t chain_write(struct chain *chain, const void *from, size_t len)
+{
+    static const uint8_t zeros[256];
+    size_t done = 0;
+
+    if (from != NULL)
+        return walk_chain(chain, true, NULL, from, len);
+    while (done < len) {
+        size_t n = walk_chain(chain, true, NULL, zeros, MIN(len - done, sizeof(zeros)));
+
+        if (n == 0)
+            break;
+        done += n;
+    }
+    return done;
+}
+
+size_t chain_skip_readable(struct chain *chain, size_t len)
+{
+    return walk_chain(chain, false, NULL, NULL, len);
+}
+
+size_t chain_skip_writable(struct chain *chain, size_t len)
+{
+    return walk_chain(chain, true, NULL, NULL, len);
+}
+
+static int gather(const struct chain *chain, uint16_t index, uint32_t offset, size_t left,
+                  struct iovec *iov, int max, size_t len, size_t *bytes)
+{
+    size_t total = 0;
+    int n = 0;
+
+    len = MIN(len, left);
+    while (total < len && n < max) {
+        const struct iovec *from = &chain->iov[index++];
+        size_t part = MIN(from->iov_len - offset, len - total);
+
+        iov[n].iov_base = (uint8_t *)from->iov_base + offset;
+        iov[n++].iov_len = part;
+        total += part;
+        offset = 0;
+    }
+    *bytes = total;
+    return n;
+}
+
+int chain_readable(const struct chain *chain, struct iovec *iov, int max, size_t len,
+                   size_t *bytes)
+{
+    return gather(chain, chain->read_index, chain->read_offset, chain->readable_bytes, iov, max,
+                  len, bytes);
+}
+
+int chain_writable(const struct chain *chain, struct iovec *iov, int max, size_t len,
+                   size_t *bytes)
+{
+    return gather(chain, chain->write_index, chain->write_offset, chain->writable_bytes, iov, max,
+                  len, bytes);
+}
+
+static unsigned rest(struct chain *chain, uint16_t *index, uint32_t *offset, uint16_t end,
+                     const struct iovec **iov)
+{
+    struct iovec *first = &chain->iov[*index];
+
+    if (*index < end && *offset > 0) {
+        first->iov_base = (uint8_t *)first->iov_base + *offset;
+        first->iov_len -= *offset;
+        *offset = 0;
+    }
+    *iov = first;
+    return *index < end ? (unsigned)(end - *index) : 0;
+}
+
+unsigned chain_rest_readable(struct chain *chain, const struct iovec **iov)
+{
+    return rest(chain, &chain->read_index, &chain->read_offset, chain->n_readable, iov);
+}
+
+unsigned chain_rest_writable(struct chain *chain, const struct iovec **iov)
+{
+    return rest(chain, &chain->write_index, &chain->write_offset,
+                (uint16_t)(chain->n_readable + chain->n_writable), iov);
+}
+
+int chain_take_tail(struct chain *chain, size_t len, struct iovec *iov, int max)
+{
+    uint16_t end = (uint16_t)(chain->n_readable + chain->n_writable);
+    size_t left = len;
+    uint16_t first = end;
+    int n = 0;
+
+    if (len == 0 || len > chain->writable_bytes)
+        return -EINVAL;
+    while (left > 0) {
+        size_t here = MIN(chain->iov[--first].iov_len, left);
+
+        left -= here;
+        n++;
+        if (n > max)
+            return -EINVAL;
+    }
+    left = len;
+    for (int i = n - 1; i >= 0; i--) {
+        struct iovec *last = &chain->iov[--end];
+        size_t here = MIN(last->iov_len, left);
+
+        iov[i].iov_base = (uint8_t *)last->iov_base + (last->iov_len - here);
+        iov[i].iov_len = here;
+        last->iov_len -= here;
+        left -= here;
+        if (last->iov_len == 0)
+            chain->n_writable--;
+    }
+    chain->writable_bytes -= (uint32_t)len;
+    return n;
+}
+
+/* ---- giving back ---- */
+
+static void free_slot(struct virtqueue *vq, struct chain *chain)
+{
+    vq->free_slots[vq->n_free_slots++] = chain->slot;
+}
+
+static void put_used(struct virtqueue *vq, struct chain *chain)
+{
+    vq->ring->put_used(vq, chain);
+    vq->unpublished++;
+    vq->busy[chain->id / 64] &= ~(UINT64_C(1) << (chain->id % 64));
+    free_slot(vq, chain);
+}
+
+void chain_complete(struct chain *chain, uint32_t written)
+{
+    struct virtqueue *vq = chain->vq;
+
+    free_iov(vq, chain);
+    vq->in_flight--;
+    vq->starved = false;
+    if (chain->generation != vq->generation || vq->broken) {
+        free_slot(vq, chain);
+        return;
+    }
+    chain->written = written;
+    count(&vq->stats.completed);
+    if (!vq->in_order) {
+        put_used(vq, chain);
+        return;
+    }
+    /* 2.7.9, 2.8.11: used in the order in which they were made available. */
+    chain->done = true;
+    while (vq->order_count > 0) {
+        struct chain *first = slot_chain(vq, vq->order[vq->order_head]);
+
+        if (!first->done)
+            break;
+        first->done = false;
+        vq->order_head = (uint16_t)((vq->order_head + 1u) % vq->config.size_max);
+        vq->order_count--;
+        put_used(vq, first);
+    }
+}
+
+bool virtqueue_flush(struct virtqueue *vq)
+{
+    bool wanted;
+
+    if (vq->unpublished == 0 || !vq->started || vq->broken)
+        return false;
+    /* The mapping may have been dropped since the entries were written, and they with it: no. Pause
+     * flushes before it lets go (virtio_device.c). */
+    wanted = vq->ring->publish(vq);
+    vq->unpublished = 0;
+    count(&vq->stats.flushes);
+    if (wanted)
+        count(&vq->stats.interrupts);
+    return wanted;
+}
+
+/* ---- notifications ---- */
+
+bool virtqueue_has_work(struct virtqueue *vq)
+{
+    if (!vq->started || vq->broken || vq->starved)
+        return false;
+    /* A ring that is not mapped yet: let pop look, it can report what is wrong. */
+    return !vq->mapped || vq->ring->peek(vq) != 0;
+}
+
+bool virtqueue_starved(const struct virtqueue *vq)
+{
+    return vq->starved;
+}
+
+bool virtqueue_enable_notify(struct virtqueue *vq)
+{
+    if (!vq->started || vq->broken || vq->starved)
+        return false;
+    if (!vq->mapped)
+        return true;
+    vq->ring->enable_notify(vq);
+    /* Pairs with the driver's "make available, look at our event": one of us sees the other. */
+    full_barrier();
+    if (!virtqueue_has_work(vq))
+        return false;
+    vq->ring->disable_notify(vq);
+    return true;
+}
+
+void virtqueue_disable_notify(struct virtqueue *vq)
+{
+    if (vq->started && !vq->broken && vq->mapped)
+        vq->ring->disable_notify(vq);
+}
+
+uint16_t virtqueue_index(const struct virtqueue *vq)
+{
+    return vq->config.index;
+}
+
+uint16_t virtqueue_size(const struct virtqueue *vq)
+{
+    return vq->setup.size;
+}
+
+void *virtqueue_owner(const struct virtqueue *vq)
+{
+    return vq->config.owner;
+}
+
+struct virtqueue_stats *virtqueue_stats(struct virtqueue *vq)
+{
+    return &vq->stats;
+}
+
+uint64_t virtqueue_features(void)
+{
+    return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC |
+           UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX | UINT64_C(1) << VIRTIO_F_RING_PACKED |
+           UINT64_C(1) << VIRTIO_F_IN_ORDER | UINT64_C(1) << VIRTIO_F_RING_RESET;
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Packed virtqueues: VIRTIO 1.2, 2.8. */
+#include "virtqueue_internal.h"
+
+#define DESC_ADDR 0u
+#define DESC_LEN 8u
+#define DESC_ID 12u
+#define DESC_FLAGS 14u
+#define EVENT_OFF_WRAP 0u
+#define EVENT_FLAGS 2u
+
+#define F_AVAIL (1u << VRING_PACKED_DESC_F_AVAIL)
+#define F_USED (1u << VRING_PACKED_DESC_F_USED)
+#define EVENT_WRAP (1u << VRING_PACKED_EVENT_F_WRAP_CTR)
+
+static_assert(sizeof(struct vring_packed_desc) == 16, "2.8.13");
+static_assert(sizeof(struct vring_packed_desc_event) == 4, "2.8.14");
+
+static void packed_format(uint16_t size, bool event_idx, struct ring_format *format)
+{
+    (void)event_idx;
+    format->desc_bytes = 16u * (uint64_t)size;
+    format->driver_bytes = 4;
+    format->device_bytes = 4;
+    format->desc_align = 16; /* 2.8.10.1 */
+    format->driver_align = 4;
+    format->device_align = 4;
+}
+
+static bool packed_size_ok(uint32_t size)
+{
+    return size != 0; /* need not be a power of two: 2.8.10.1 */
+}
+
+static void packed_start(struct virtqueue *vq)
+{
+    vq->avail_wrap = true; /* 2.8.1: both wrap counters start at 1 */
+    vq->used_wrap = true;
+    vq->used_wrapped = false;
+    vq->ring_descriptors = 0;
+}
+
+static uint8_t *entry(const struct virtqueue *vq, uint16_t position)
+{
+    return vq->desc + 16 * (size_t)position;
+}
+
+static int packed_peek(struct virtqueue *vq)
+{
+    /* Pairs with the driver's barrier before it writes the first descriptor's flags (2.8.21.1). */
+    uint16_t flags = guest_load16_acquire(entry(vq, vq->last_avail) + DESC_FLAGS);
+    bool avail = (flags & F_AVAIL) != 0, used = (flags & F_USED) != 0;
+
+    if (avail != vq->avail_wrap || used == vq->avail_wrap)
+        return 0;
+    vq->head_flags = flags;
+    return 1;
+}
+
+/* flags were read already, for the first descriptor by peek: each field is read once. */
+static void copy_descriptor(const uint8_t *at, uint16_t flags, struct descriptor *d)
+{
+    d->flags = flags;
+    d->addr = guest_load64(at + DESC_ADDR);
+    d->len = guest_load32(at + DESC_LEN);
+    d->next_or_id = guest_load16(at + DESC_ID);
+}
+
+/* In a table, order is by position, and WRITE is the only flag that means anything (2.8.7). */
+static int walk_table(struct virtqueue *vq, struct chain *chain, const struct descriptor *indirect)
+{
+    const uint8_t *table;
+    uint32_t entries;
+    int ret = virtqueue_open_table(vq, indirect, &table, &entries);
+
+    for (uint32_t i = 0; ret == 0 && i < entries; i++) {
+        const uint8_t *at = table + 16 * (size_t)i;
+        struct descriptor d;
+
+        copy_descriptor(at, guest_load16(at + DESC_FLAGS), &d);
+        if ((d.flags & VRING_DESC_F_INDIRECT) != 0)
+            return virtqueue_violation(vq, "indirect descriptor inside an indirect table");
+        ret = virtqueue_add_element(vq, chain, &d);
+    }
+    return ret;
+}
+
+static int packed_walk(struct virtqueue *vq, struct chain *chain)
+{
+    uint16_t position = vq->last_avail, flags = vq->head_flags, count = 0;
+    struct descriptor d;
+    int ret;
+
+    for (;;) {
+        /* No more descriptors can be available than the ring has, those in flight included. */
+        if (++count > vq->setup.size - vq->ring_descriptors)
+            return virtqueue_violation(vq, "more descriptors available than the ring has");
+        copy_descriptor(entry(vq, position), flags, &d);
+        if ((flags & VRING_DESC_F_INDIRECT) != 0) {
+            if ((flags & VRING_DESC_F_NEXT) != 0)
+                return virtqueue_violation(vq, "indirect descriptor has a next one");
+            ret = walk_table(vq, chain, &d);
+        } else {
+            ret = virtqueue_add_element(vq, chain, &d);
+        }
+        if (ret < 0)
+            return ret;
+        if ((flags & VRING_DESC_F_NEXT) == 0)
+            break;
+        if (++position == vq->setup.size)
+            position = 0;
+        flags = guest_load16(entry(vq, position) + DESC_FLAGS);
+    }
+    /* The buffer ID is that of the last descriptor (2.8.6). Ours index a table of that size. */
+    if (d.next_or_id >= vq->setup.size)
+        return virtqueue_violation(vq, "buffer ID is not below the queue size");
+    if (virtqueue_busy(vq, d.next_or_id))
+        return virtqueue_violation(vq, "buffer ID is still in use");
+    chain->id = d.next_or_id;
+    chain->descriptors = count;
+    return 0;
+}
+
+/* True if the end of the ring was passed. */
+static bool advance(const struct virtqueue *vq, uint16_t *position, uint16_t n)
+{
+    uint32_t next = (uint32_t)*position + n;
+    bool passed = next >= vq->setup.size;
+
+    *position = (uint16_t)(passed ? next - vq->setup.size : next);
+    return passed;
+}
+
+static void packed_take(struct virtqueue *vq, struct chain *chain)
+{
+    if (advance(vq, &vq->last_avail, chain->descriptors))
+        vq->avail_wrap = !vq->avail_wrap;
+    vq->ring_descriptors += chain->descriptors;
+}
+
+static void packed_put_used(struct virtqueue *vq, const struct chain *chain)
+{
+    uint8_t *at = entry(vq, vq->used_index);
+    uint16_t flags = (uint16_t)((vq->used_wrap ? F_AVAIL | F_USED : 0) |
+                                (chain->written > 0 ? VRING_DESC_F_WRITE : 0));
+
+    guest_store16(at + DESC_ID, chain->id);
+    guest_store32(at + DESC_LEN, chain->written);
+    /*
+     * The driver looks at used descriptors in ring order, so the flags of the first one hold back
+     * the whole batch: one barrier for all.
+     */
+    if (vq->unpublished == 0) {
+        vq->batch_first = vq->used_index;
+        vq->batch_first_flags = flags;
+    } else {
+        guest_store16(at + DESC_FLAGS, flags);
+    }
+    if (advance(vq, &vq->used_index, chain->descriptors)) {
+        vq->used_wrap = !vq->used_wrap;
+        vq->used_wrapped = true;
+    }
+    vq->ring_descriptors -= chain->descriptors;
+}
+
+static bool packed_publish(struct virtqueue *vq)
+{
+    uint16_t old = vq->published, new = vq->used_index, event_flags, off_wrap, off;
+    uint32_t event;
+
+    /* Pairs with the driver's barrier after it reads flags (2.8.22). */
+    guest_store16_release(entry(vq, vq->batch_first) + DESC_FLAGS, vq->batch_first_flags);
+    vq->published = new;
+    if (vq->used_wrapped)
+        old = (uint16_t)(old - vq->setup.size); /* in the coordinates of this lap */
+    vq->used_wrapped = false;
+    /* Pairs with the driver's "change the event structure, look at the ring again". */
+    full_barrier();
+    event = guest_load32(vq->driver); /* both fields by one load */
+    event_flags = (uint16_t)(event >> 16) & 3u;
+    if (event_flags == VRING_PACKED_EVENT_FLAG_DISABLE)
+        return false;
+    if (event_flags != VRING_PACKED_EVENT_FLAG_DESC || !vq->event_idx)
+        return true;
+    off_wrap = (uint16_t)event;
+    off = off_wrap & (uint16_t)~EVENT_WRAP;
+    if (((off_wrap & EVENT_WRAP) != 0) != vq->used_wrap)
+        off = (uint16_t)(off - vq->setup.size); /* means the lap before */
+    return (uint16_t)(new - off - 1) < (uint16_t)(new - old);
+}
+
+static void packed_enable_notify(struct virtqueue *vq)
+{
+    if (vq->event_idx) {
+        guest_store16(vq->device + EVENT_OFF_WRAP,
+                      (uint16_t)(vq->last_avail | (vq->avail_wrap ? EVENT_WRAP : 0)));
+        /* 2.8.14: the driver reads flags first; it must not meet a stale position. */
+        guest_store16_release(vq->device + EVENT_FLAGS, VRING_PACKED_EVENT_FLAG_DESC);
+    } else {
+        guest_store16(vq->device + EVENT_FLAGS, VRING_PACKED_EVENT_FLAG_ENABLE);
+    }
+}
+
+static void packed_disable_notify(struct virtqueue *vq)
+{
+    guest_store16(vq->device + EVENT_FLAGS, VRING_PACKED_EVENT_FLAG_DISABLE);
+}
+
+const struct ring_ops packed_ring_ops = {
+    .format = packed_format,
+    .size_ok = packed_size_ok,
+    .start = packed_start,
+    .peek = packed_peek,
+    .walk = packed_walk,
+    .take = packed_take,
+    .put_used = packed_put_used,
+    .publish = packed_publish,
+    .enable_notify = packed_enable_notify,
+    .disable_notify = packed_disable_notify,
+};
