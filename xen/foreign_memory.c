@@ -2,9 +2,9 @@
 /*
  * Mapping the guest's frames, with privcmd's own ioctl.
  *
- * Linux keeps one array of pages for each mapping of privcmd and frees all of it when the mapping is
- * closed. So a mapping is made by one mmap and one ioctl over all of it, is never retried in part, and
- * is replaced only as a whole.
+ * Linux keeps one array of pages for each mapping of privcmd and frees all of it when the mapping
+ * is closed. So a mapping is made by one mmap and one ioctl over all of it, is never retried in
+ * part, and is replaced only as a whole.
  */
 #include "hypervisor_internal.h"
 
@@ -20,15 +20,16 @@
 
 static int reserve(void *at, size_t len)
 {
-    void *p = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    void *p = mmap(at, len, PROT_NONE, flags, -1, 0);
 
     return p == MAP_FAILED ? -errno : 0;
 }
 
 /*
  * Back to a bare reservation. If even that fails, the mapping itself is certainly gone (munmap of a
- * whole mapping needs no memory), but the addresses would be free for anybody: the next map_ram would
- * overwrite whatever the C library put there. There is no safe way on.
+ * whole mapping needs no memory), but the addresses would be free for anybody: the next map_ram
+ * would overwrite whatever the C library put there. There is no safe way on.
  */
 static void unreserve_pages(void *at, size_t len)
 {
@@ -92,11 +93,13 @@ int xen_map_ram(struct hypervisor *hv, uint64_t gfn, size_t pages, void *at, int
 {
     struct xen_hypervisor *xen = to_xen(hv);
     size_t len = pages * GUEST_PAGE_SIZE;
+    void *p;
     int ret;
 
     if (!frames_in_range(gfn, pages) || (uintptr_t)at % GUEST_PAGE_SIZE)
         return -EINVAL;
-    if (mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, xen->privcmd, 0) == MAP_FAILED) {
+    p = mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, xen->privcmd, 0);
+    if (p == MAP_FAILED) {
         ret = -errno;
         unreserve_pages(at, len); /* MAP_FIXED may have removed the reservation before it failed */
         return ret;

@@ -59,17 +59,17 @@ int xen_explain(const struct xen_hypervisor *xen, const char *what, int err, cha
     switch (err) {
     case -ENOSYS:
     case -EOPNOTSUPP:
-        remedy = "Xen was built without CONFIG_IOREQ_SERVER (an expert option on Arm): build it with "
-                 "CONFIG_EXPERT=y, CONFIG_UNSUPPORTED=y and CONFIG_IOREQ_SERVER=y";
+        remedy = "Xen was built without CONFIG_IOREQ_SERVER (an expert option on Arm): build it "
+                 "with CONFIG_EXPERT=y, CONFIG_UNSUPPORTED=y and CONFIG_IOREQ_SERVER=y";
         break;
     case -EACCES:
-        remedy = "Xen's FLASK policy does not let this domain be its device model: the policy needs "
-                 "'hvm dm', 'domain2 resource_map', 'event create' and 'mmu { map_read map_write }' "
-                 "from this domain's type to the guest's";
+        remedy = "Xen's FLASK policy does not let this domain be its device model: the policy "
+                 "needs 'hvm dm', 'domain2 resource_map', 'event create' and "
+                 "'mmu { map_read map_write }' from this domain's type to the guest's";
         break;
     case -EPERM:
-        remedy = "Xen lets only dom0 be its device model (XSM dummy or silo): in a driver domain, boot "
-                 "Xen with 'flask=enforcing' and a policy that allows it";
+        remedy = "Xen lets only dom0 be its device model (XSM dummy or silo): in a driver domain, "
+                 "boot Xen with 'flask=enforcing' and a policy that allows it";
         break;
     case -ESRCH:
         remedy = "the domain does not exist";
@@ -97,8 +97,8 @@ static int open_device(const char *path, int flags, int *fd, char *error, size_t
     case -ENODEV:
     case -ENXIO:
         snprintf(error, error_len,
-                 "%s: %s: this system does not run on Xen, or its kernel lacks CONFIG_XEN_PRIVCMD or "
-                 "CONFIG_XEN_DEV_EVTCHN",
+                 "%s: %s: this system does not run on Xen, or its kernel lacks CONFIG_XEN_PRIVCMD "
+                 "or CONFIG_XEN_DEV_EVTCHN",
                  path, strerror(-err));
         break;
     default:
@@ -108,8 +108,8 @@ static int open_device(const char *path, int flags, int *fd, char *error, size_t
 }
 
 /*
- * The first of two gates: outside dom0, Linux lets privcmd speak to no domain but its own target. An
- * operation with no buffers never reaches Xen, so its answer is the kernel's alone.
+ * The first of two gates: outside dom0, Linux lets privcmd speak to no domain but its own target.
+ * An operation with no buffers never reaches Xen, so its answer is the kernel's alone.
  */
 static int check_privcmd_gate(const struct xen_hypervisor *xen, char *error, size_t error_len)
 {
@@ -126,8 +126,9 @@ static int check_privcmd_gate(const struct xen_hypervisor *xen, char *error, siz
                  "'xen_privcmd.unrestricted=1' (and without lockdown)",
                  xen->domid);
     else
-        snprintf(error, error_len, "%s: device-model operations: %s (Linux 4.13 or later is needed)",
-                 PRIVCMD_DEVICE, strerror(-err));
+        snprintf(error, error_len,
+                 "%s: device-model operations: %s (they need Linux 4.18 or later)", PRIVCMD_DEVICE,
+                 strerror(-err));
     return err;
 }
 
@@ -148,12 +149,13 @@ static int count_vcpus(struct xen_hypervisor *xen, char *error, size_t error_len
 }
 
 /*
- * Level 1 only. Xen latches it as an edge on the edge-triggered SPIs of virtio-mmio, each call is one
- * interrupt, and level 0 would do nothing there. One ioctl and no state of ours: any thread.
+ * Level 1 only. Xen latches it as an edge on the edge-triggered SPIs of virtio-mmio, each call is
+ * one interrupt, and level 0 would do nothing there. One ioctl and no state of ours: any thread.
  */
 static int raise_irq(struct hypervisor *hv, uint32_t irq)
 {
-    struct xen_dm_op op = {.op = XEN_DMOP_set_irq_level, .u.set_irq_level = {.irq = irq, .level = 1}};
+    struct xen_dm_op op = {.op = XEN_DMOP_set_irq_level,
+                           .u.set_irq_level = {.irq = irq, .level = 1}};
 
     return xen_dm_op(to_xen(hv), &op);
 }

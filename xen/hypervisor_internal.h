@@ -3,8 +3,9 @@
  * What the parts of the real hypervisor share: two descriptors and one IOREQ server.
  *
  * The kernel's devices are used by their own ioctls, not through Xen's libraries: libxendevicemodel
- * keeps a second descriptor, for raw hypercalls, that xendevicemodel_restrict leaves unrestricted, and
- * allocates on each call; and libxenevtchn takes one port per system call where the device takes all.
+ * keeps a second descriptor, for raw hypercalls, that xendevicemodel_restrict leaves unrestricted,
+ * and allocates on each call; and libxenevtchn takes one port per system call where the device
+ * takes all.
  */
 #ifndef VIOD_XEN_HYPERVISOR_INTERNAL_H
 #define VIOD_XEN_HYPERVISOR_INTERNAL_H

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The IOREQ server of one domain: Xen puts each trapped access of a vCPU into that vCPU's slot of a
- * shared page, marks it READY and sends an event; the vCPU sleeps until we mark it RESP_READY and send
- * one back.
+ * shared page, marks it READY and sends an event; the vCPU sleeps until we mark it RESP_READY and
+ * send one back.
  *
  * Four rules keep Xen alive:
- *  - The page is mapped before the server is enabled. Xen makes the page when it is first mapped and
- *    dereferences it at every access to an enabled server. (Ranges may come at any time: Xen looks
- *    them up under a lock of their own at each access.)
- *  - The server is never destroyed here. It belongs to this domain, not to this process: it outlives
- *    us, a vCPU that waits for an answer waits on, and our successor adopts it. Destroying it under a
- *    waiting vCPU hangs that vCPU for good. The end of the guest ends it.
+ *  - The page is mapped before the server is enabled. Xen makes the page when it is first mapped
+ *    and dereferences it at every access to an enabled server. (Ranges may come at any time: Xen
+ *    looks them up under a lock of their own at each access.)
+ *  - The server is never destroyed here. It belongs to this domain, not to this process: it
+ *    outlives us, a vCPU that waits for an answer waits on, and our successor adopts it. Destroying
+ *    it under a waiting vCPU hangs that vCPU for good. The end of the guest ends it.
  *  - A state only ever goes up, READY → INPROCESS → RESP_READY; Xen crashes a guest whose slot goes
  *    back.
  *  - Every request is answered, even one that nobody understands.
@@ -42,22 +42,24 @@
 #define IOREQ_FLAG_DATA_IS_PTR 0x10u
 #define IOREQ_FLAG_READ 0x20u
 
-static_assert(sizeof(struct ioreq_slot) == sizeof(struct ioreq), "xen/hvm/ioreq.h");
-static_assert(offsetof(struct ioreq_slot, data) == offsetof(struct ioreq, data), "xen/hvm/ioreq.h");
-static_assert(offsetof(struct ioreq_slot, count) == offsetof(struct ioreq, count), "xen/hvm/ioreq.h");
-static_assert(offsetof(struct ioreq_slot, size) == offsetof(struct ioreq, size), "xen/hvm/ioreq.h");
-static_assert(offsetof(struct ioreq_slot, vp_eport) == offsetof(struct ioreq, vp_eport),
-              "xen/hvm/ioreq.h");
-static_assert(offsetof(struct ioreq_slot, type) == offsetof(struct ioreq, type), "xen/hvm/ioreq.h");
+static_assert(sizeof(struct ioreq_slot) == sizeof(struct ioreq), "slot layout");
+#define CHECK_FIELD(field)                                                                         \
+    static_assert(offsetof(struct ioreq_slot, field) == offsetof(struct ioreq, field), "layout")
+CHECK_FIELD(addr);
+CHECK_FIELD(data);
+CHECK_FIELD(count);
+CHECK_FIELD(size);
+CHECK_FIELD(vp_eport);
+CHECK_FIELD(type);
 static_assert(offsetof(struct ioreq_slot, flags) == offsetof(struct ioreq, type) - 1,
-              "xen/hvm/ioreq.h");
+              "slot layout");
 static_assert(IOREQ_SLOTS_MAX * sizeof(struct ioreq_slot) <= GUEST_PAGE_SIZE, "one page");
 static_assert(XENMEM_resource_ioreq_server_frame_ioreq(0) == 1, "frame 0 is the buffered page");
 
 /*
- * What tells our server from that of another device model in this domain: two claimed I/O ports that
- * no Arm guest can access. Two, because asking means to unclaim and claim again: whenever we die in
- * between, the other one is still there.
+ * What tells our server from that of another device model in this domain: two claimed I/O ports
+ * that no Arm guest can access. Two, because asking means to unclaim and claim again: whenever we
+ * die in between, the other one is still there.
  */
 static const uint64_t marks[2] = {0x76696f64, 0x76696f66}; /* "viod" */
 
@@ -170,8 +172,8 @@ static uint64_t now_ms(void)
 }
 
 /*
- * Binding marks the port pending, so a request from before is not missed. EINVAL means that the other
- * end is bound: by a predecessor that the kernel has not yet finished off.
+ * Binding marks the port pending, so a request from before is not missed. EINVAL means that the
+ * other end is bound: by a predecessor that the kernel has not yet finished off.
  */
 static int bind_vcpu(struct xen_hypervisor *xen, uint32_t vcpu, uint64_t deadline)
 {
@@ -240,8 +242,8 @@ int xen_ioreq_open(struct xen_hypervisor *xen, char *error, size_t error_len)
     }
     /*
      * Requests that a predecessor left READY or INPROCESS are found by next_request like any other:
-     * nothing is outstanding here yet. Where it died between RESP_READY and its event, the vCPU still
-     * needs the event; for all others one more does no harm.
+     * nothing is outstanding here yet. Where it died between RESP_READY and its event, the vCPU
+     * still needs the event; for all others one more does no harm.
      */
     if (adopted) {
         for (uint32_t i = 0; i < xen->n_vcpus; i++)
@@ -292,10 +294,12 @@ int xen_ioreq_event_fd(struct hypervisor *hv)
 /* One relaxed load per vCPU: this is what polling costs. */
 static bool is_waiting(const struct xen_hypervisor *xen, uint32_t vcpu)
 {
-    unsigned state = atomic_load_explicit(&xen->slots[vcpu].flags, memory_order_relaxed) &
-                     IOREQ_STATE_MASK;
+    uint8_t flags = atomic_load_explicit(&xen->slots[vcpu].flags, memory_order_relaxed);
+    unsigned state = flags & IOREQ_STATE_MASK;
 
-    return (state == STATE_IOREQ_READY || state == STATE_IOREQ_INPROCESS) && !xen->outstanding[vcpu];
+    if (xen->outstanding[vcpu])
+        return false;
+    return state == STATE_IOREQ_READY || state == STATE_IOREQ_INPROCESS;
 }
 
 static void set_state(struct ioreq_slot *slot, uint8_t flags, unsigned state, memory_order order)
@@ -377,9 +381,9 @@ void xen_ioreq_finish(struct hypervisor *hv, const struct mmio_request *request)
 }
 
 /*
- * Why no wake-up is lost. A port fires once: the kernel masks it when it puts it into the descriptor's
- * queue, and it stays masked until it is written back. An event on a masked port sets its pending bit
- * in Xen, and unmasking delivers it. So a request is always in one of these places:
+ * Why no wake-up is lost. A port fires once: the kernel masks it when it puts it into the
+ * descriptor's queue, and it stays masked until it is written back. An event on a masked port sets
+ * its pending bit in Xen, and unmasking delivers it. So a request is always in one of these places:
  *  - its port is unmasked: the event makes the descriptor readable;
  *  - its port is in the queue: the descriptor is readable, or we read it just now;
  *  - its port was read by us and is masked (polling leaves it so: no interrupts, no system calls):
