@@ -324,32 +324,25 @@ static int missing_key(const struct device_config *config, const struct config_k
                        char *error, size_t error_len)
 {
     const char *example = key->type == KEY_PATH ? "/absolute/path" : "...";
-    const struct file_section *nearest = NULL;
-    unsigned best = UINT32_MAX;
+    char present[WHY_LEN] = "no section";
+    size_t used = 0;
 
     if (section)
         return config_fail(error, error_len, "%s:%d: [%s] has no \"%s\" (%s); write %s = %s",
                            file->path, section->line, section->name, key->name, key->help,
                            key->name, example);
-    for (size_t i = 0; file && i < file->n_sections; i++) {
-        unsigned distance = config_distance(config->name, file->sections[i].name);
+    if (!file || !file->exists)
+        return config_fail(error, error_len, "%s: does not exist; write section [%s] with %s = %s "
+                           "(%s) into it", file ? file->path : "the guest's file", config->name,
+                           key->name, example, key->help);
+    for (size_t i = 0; i < file->n_sections && used < sizeof(present) - 1; i++) {
+        int n = snprintf(present + used, sizeof(present) - used, "%s[%s]", i ? " " : "only ",
+                         file->sections[i].name);
 
-        if (distance < best) {
-            best = distance;
-            nearest = &file->sections[i];
-        }
+        used = MIN(used + (size_t)MAX(n, 0), sizeof(present) - 1);
     }
-    if (nearest && config_is_near(config->name, best))
-        return config_fail(error, error_len,
-                           "%s:%d: there is no section [%s]; write it, with %s = %s, or rename "
-                           "the nearest one, [%s]",
-                           file->path, nearest->line, config->name, key->name, example,
-                           nearest->name);
-    return config_fail(error, error_len,
-                       "%s: %s; write section [%s] with %s = %s (%s)",
-                       file ? file->path : "the guest's file",
-                       file && file->exists ? "does not say what the device is" : "does not exist",
-                       config->name, key->name, example, key->help);
+    return config_fail(error, error_len, "%s: has %s; write section [%s] with %s = %s (%s)",
+                       file->path, present, config->name, key->name, example, key->help);
 }
 
 int device_config_fill(struct device_config *config, const struct device_type *type,

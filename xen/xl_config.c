@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "xl_config.h"
+
+#include <errno.h>
+#include <libxlutil.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* xl's parser writes its complaints to a stream; they are collected here. */
+struct report {
+    FILE *stream;
+    char *text;
+    size_t len;
+};
+
+/* The complaint since `from`, in one line and without the parser's prefix; NULL: out of memory. */
+static char *report_since(struct report *report, size_t from)
+{
+    static const char prefix[] = "config parsing error in disk specification: ";
+    const char *start, *found;
+    char *text;
+
+    fflush(report->stream);
+    start = report->text + MIN(from, report->len);
+    found = strstr(start, prefix);
+    text = strdup(found ? found + sizeof(prefix) - 1 : start);
+    if (text)
+        text[strcspn(text, "\n")] = '\0';
+    return text;
+}
+
+static bool is_domain_0(const char *domain)
+{
+    return !strcmp(domain, "0") || !strcmp(domain, "Domain-0");
+}
+
+static char *other_domain(const char *domain)
+{
+    return domain && !is_domain_0(domain) ? strdup(domain) : NULL;
+}
+
+/* ---- disk=[] ---- */
+
+/*
+ * libxlutil before 4.19 does not know grant_usage, so it is read and taken out before the parser
+ * sees the text. target= takes everything behind it.
+ */
+static char *take_grant_usage(const char *spec, enum xl_grants *grants)
+{
+    char *rest = malloc(strlen(spec) + 1), *out = rest;
+
+    if (!rest)
+        return NULL;
+    while (*spec) {
+        const char *token = spec + strspn(spec, " \t");
+        size_t len = strcspn(spec, ",");
+
+        if (!strncmp(token, "target=", 7)) {
+            out = stpcpy(out, spec);
+            break;
+        }
+        if (spec[len] == ',')
+            len++;
+        if (!strncmp(token, "grant_usage=", 12) && (token[12] == '0' || token[12] == '1') &&
+            (token[13] == '\0' || token[13] == ',')) {
+            *grants = token[12] == '1' ? XL_GRANTS_YES : XL_GRANTS_NO;
+        } else {
+            memcpy(out, spec, len);
+            out += len;
+        }
+        spec += len;
+    }
+    *out = '\0';
+    return rest;
+}
+
+static enum xl_backend_type backend_type(libxl_disk_backend backend)
+{
+    switch (backend) {
+    case LIBXL_DISK_BACKEND_PHY: return XL_BACKEND_PHY;
+    case LIBXL_DISK_BACKEND_TAP: return XL_BACKEND_TAP;
+    case LIBXL_DISK_BACKEND_QDISK: return XL_BACKEND_QDISK;
+    case LIBXL_DISK_BACKEND_STANDALONE: return XL_BACKEND_STANDALONE;
+    default: return XL_BACKEND_UNSAID;
+    }
+}
+
+static int read_disk(XLU_Config *xlu, struct report *report, const char *spec, struct xl_disk *out)
+{
+    libxl_device_disk disk;
+    char *plain = take_grant_usage(spec, &out->grants);
+    const char *specs[] = {plain};
+    size_t from;
+    int ret = 0;
+
+    libxl_device_disk_init(&disk);
+    out->spec = strdup(spec);
+    if (!plain || !out->spec) {
+        ret = -ENOMEM;
+        goto out;
+    }
+    fflush(report->stream);
+    from = report->len;
+    if (xlu_disk_parse(xlu, 1, specs, &disk)) {
+        out->error = report_since(report, from);
+        if (!out->error)
+            ret = -ENOMEM;
+        goto out;
+    }
+    out->target = disk.pdev_path ? strdup(disk.pdev_path) : NULL;
+    out->vdev = strdup(disk.vdev);
+    out->backend = other_domain(disk.backend_domname);
+    out->script = disk.script ? strdup(disk.script) : NULL;
+    out->virtio = disk.specification == LIBXL_DISK_SPECIFICATION_VIRTIO;
+    out->backend_type = backend_type(disk.backend);
+    out->raw = disk.format == LIBXL_DISK_FORMAT_RAW;
+    out->cdrom = disk.is_cdrom != 0;
+    out->read_only = !disk.readwrite;
+    out->discard = libxl_defbool_is_default(disk.discard_enable)
+                       ? disk.readwrite != 0
+                       : libxl_defbool_val(disk.discard_enable);
+    out->direct_io_safe = disk.direct_io_safe;
+out:
+    libxl_device_disk_dispose(&disk);
+    free(plain);
+    return ret;
+}
+
+/* ---- virtio=[] ---- */
+
+/* The value, if `token` is "name=value". */
+static char *option(char *token, const char *name)
+{
+    size_t len = strlen(name);
+
+    return !strncmp(token, name, len) && token[len] == '=' ? token + len + 1 : NULL;
+}
+
+static int replace(char **to, const char *value)
+{
+    free(*to);
+    *to = strdup(value);
+    return *to ? 0 : -ENOMEM;
+}
+
+/*
+ * xl's own parser for these is not in libxlutil. Its rule: options separated by commas, blanks
+ * before an option skipped; a type that begins with "virtio" owns the next comma.
+ */
+static int read_virtio(const char *spec, struct xl_virtio *out)
+{
+    char *copy = strdup(spec), *next = copy, *token;
+    int ret = 0;
+
+    out->spec = strdup(spec);
+    if (!copy || !out->spec)
+        ret = -ENOMEM;
+    while (!ret && (token = strsep(&next, ",")) != NULL) {
+        char *value;
+
+        token += strspn(token, " ");
+        if (!*token)
+            continue;
+        if ((value = option(token, "type")) != NULL) {
+            if (!strncmp(value, "virtio", 6) && next) {
+                value[strlen(value)] = ','; /* the one that strsep() took */
+                strsep(&next, ",");
+            }
+            ret = replace(&out->type, value);
+        } else if ((value = option(token, "transport")) != NULL) {
+            ret = replace(&out->transport, value);
+        } else if ((value = option(token, "backend")) != NULL) {
+            free(out->backend);
+            out->backend = other_domain(value);
+        } else if ((value = option(token, "grant_usage")) != NULL) {
+            out->grants = strtoul(value, NULL, 0) ? XL_GRANTS_YES : XL_GRANTS_NO;
+        } else if (!out->error) {
+            if (asprintf(&out->error, "unknown option \"%s\"; xl knows type, transport, backend "
+                         "and grant_usage", token) < 0) {
+                out->error = NULL;
+                ret = -ENOMEM;
+            }
+        }
+    }
+    free(copy);
+    return ret;
+}
+
+/* ---- the file ---- */
+
+/* A list's entries that are strings; 0 entries if there is none. */
+static int list_length(XLU_Config *xlu, const char *name, XLU_ConfigList **list)
+{
+    int n = 0;
+
+    return xlu_cfg_get_list(xlu, name, list, &n, 0) == 0 ? n : 0;
+}
+
+static int read_lists(XLU_Config *xlu, struct report *report, struct xl_config *config)
+{
+    XLU_ConfigList *list = NULL;
+    const char *item;
+    int n, ret = 0;
+
+    n = list_length(xlu, "disk", &list);
+    config->disks = calloc((size_t)n + 1, sizeof(*config->disks));
+    if (!config->disks)
+        return -ENOMEM;
+    for (int i = 0; !ret && i < n; i++)
+        if ((item = xlu_cfg_get_listitem(list, i)) != NULL)
+            ret = read_disk(xlu, report, item, &config->disks[config->n_disks++]);
+
+    n = list_length(xlu, "virtio", &list);
+    config->virtios = calloc((size_t)n + 1, sizeof(*config->virtios));
+    if (!config->virtios)
+        return -ENOMEM;
+    for (int i = 0; !ret && i < n; i++)
+        if ((item = xlu_cfg_get_listitem(list, i)) != NULL)
+            ret = read_virtio(item, &config->virtios[config->n_virtios++]);
+
+    n = list_length(xlu, "irqs", &list);
+    config->irqs = calloc((size_t)n + 1, sizeof(*config->irqs));
+    if (!config->irqs)
+        return -ENOMEM;
+    for (int i = 0; !ret && i < n; i++) {
+        char *end;
+        unsigned long irq;
+
+        item = xlu_cfg_get_listitem(list, i);
+        irq = item ? strtoul(item, &end, 10) : 0;
+        if (!item || end == item || *end || irq >= UINT32_MAX)
+            fprintf(report->stream, "irqs: \"%s\" is not a number\n", item ? item : "");
+        else
+            config->irqs[config->n_irqs++] = (uint32_t)irq;
+    }
+    return ret;
+}
+
+static int read_scalars(XLU_Config *xlu, struct xl_config *config)
+{
+    const char *name;
+    long n;
+
+    if (!xlu_cfg_get_string(xlu, "name", &name, 0)) {
+        config->name = strdup(name);
+        if (!config->name)
+            return -ENOMEM;
+    }
+    config->n_vcpus = 1;
+    if (!xlu_cfg_get_long(xlu, "vcpus", &n, 0) && n > 0 && n <= UINT16_MAX)
+        config->n_vcpus = (uint32_t)n;
+    if (!xlu_cfg_get_long(xlu, "maxvcpus", &n, 0) && n > 0 && n <= UINT16_MAX)
+        config->n_vcpus = (uint32_t)n;
+    return 0;
+}
+
+/* Complaints about one disk are kept with it; the others are for the whole file. */
+static char *file_warnings(const struct report *report)
+{
+    char *text = calloc(1, report->len + 1), *out = text;
+
+    for (const char *line = report->text; text && line && *line;) {
+        size_t len = strcspn(line, "\n");
+        const char *disk = strstr(line, "in disk specification: ");
+
+        len += line[len] == '\n';
+        if (!disk || disk >= line + len) {
+            memcpy(out, line, len);
+            out += len;
+        }
+        line += len;
+    }
+    return text;
+}
+
+int xl_config_load(const char *path, struct xl_config *config, char *error, size_t error_len)
+{
+    struct report report = {0};
+    XLU_Config *xlu = NULL;
+    int ret;
+
+    *config = (struct xl_config){0};
+    if (access(path, R_OK)) {
+        ret = -errno;
+        snprintf(error, error_len, "%s cannot be read: %s", path, strerror(errno));
+        return ret;
+    }
+    report.stream = open_memstream(&report.text, &report.len);
+    if (report.stream)
+        xlu = xlu_cfg_init(report.stream, path);
+    if (!xlu) {
+        ret = -ENOMEM;
+        goto out;
+    }
+    ret = xlu_cfg_readfile(xlu, path);
+    if (ret) {
+        fflush(report.stream);
+        report.text[strcspn(report.text, "\n")] = '\0';
+        snprintf(error, error_len, "%s",
+                 report.len ? report.text : "it cannot be read as an xl configuration");
+        ret = -EINVAL;
+        goto out;
+    }
+    ret = read_scalars(xlu, config);
+    if (!ret)
+        ret = read_lists(xlu, &report, config);
+    if (!ret) {
+        fflush(report.stream);
+        config->warnings = file_warnings(&report);
+        if (!config->warnings)
+            ret = -ENOMEM;
+    }
+out:
+    if (ret == -ENOMEM)
+        snprintf(error, error_len, "out of memory");
+    if (xlu)
+        xlu_cfg_destroy(xlu);
+    if (report.stream)
+        fclose(report.stream);
+    free(report.text);
+    return ret;
+}
+
+void xl_config_free(struct xl_config *config)
+{
+    for (size_t i = 0; i < config->n_disks; i++) {
+        struct xl_disk *disk = &config->disks[i];
+
+        free(disk->spec);
+        free(disk->error);
+        free(disk->target);
+        free(disk->vdev);
+        free(disk->backend);
+        free(disk->script);
+    }
+    for (size_t i = 0; i < config->n_virtios; i++) {
+        struct xl_virtio *virtio = &config->virtios[i];
+
+        free(virtio->spec);
+        free(virtio->error);
+        free(virtio->type);
+        free(virtio->transport);
+        free(virtio->backend);
+    }
+    free(config->name);
+    free(config->disks);
+    free(config->virtios);
+    free(config->irqs);
+    free(config->warnings);
+    *config = (struct xl_config){0};
+}
+
+/* Letters a..z for a disk up to `last`, then nothing or a partition number. */
+static bool drive_letters(const char *p, unsigned last, unsigned long max_partition)
+{
+    long index = -1;
+    unsigned long partition;
+    char *end;
+
+    for (; *p >= 'a' && *p <= 'z'; p++) {
+        index = (index + 1) * 26 + (*p - 'a');
+        if (index > (long)last)
+            return false;
+    }
+    if (index < 0 || !*p)
+        return index >= 0;
+    if (*p < '1' || *p > '9')
+        return false;
+    errno = 0;
+    partition = strtoul(p, &end, 10);
+    return !errno && !*end && partition <= max_partition;
+}
+
+bool xl_vdev_valid(const char *vdev)
+{
+    int disk, partition, used = -1;
+    unsigned long number;
+    char *end;
+
+    if (sscanf(vdev, "d%ip%i%n", &disk, &partition, &used) >= 2 && used == (int)strlen(vdev))
+        return disk >= 0 && disk < 1 << 20 && partition >= 0 && partition < 256;
+    if (!strncmp(vdev, "xvd", 3))
+        return drive_letters(vdev + 3, (1 << 20) - 1, 255);
+    if (!strncmp(vdev, "hd", 2))
+        return drive_letters(vdev + 2, 3, 63);
+    if (!strncmp(vdev, "sd", 2))
+        return drive_letters(vdev + 2, 15, 15);
+    errno = 0;
+    number = strtoul(vdev, &end, 0);
+    return !errno && *vdev >= '0' && *vdev <= '9' && !*end && number <= INT_MAX;
+}
