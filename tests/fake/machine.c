@@ -6,7 +6,6 @@
 #include <string.h>
 
 #define TURNS_MAX 10000
-
 static void finished(struct virtio_mmio *mmio, void *arg, const struct mmio_request *request)
 {
     struct machine *m = arg;
@@ -213,8 +212,7 @@ int machine_try_create(const struct machine_config *config, struct machine **out
     device = config->device == NULL ? &m->test.base : config->device;
     ops = config->ops == NULL ? &test_device_ops : config->ops;
     if (device == &m->test.base) {
-        snprintf(m->test.base.name, sizeof(m->test.base.name), "%s0", ops->name);
-        m->test.base.virtio_id = ops->id;
+        test_device_config_init(&m->test);
         m->test.base.base = MACHINE_BASE;
         m->test.base.irq = MACHINE_IRQ;
         m->test.base.n_vcpus = 1;

@@ -27,7 +27,7 @@
 struct machine_config {
     struct fake_config hypervisor;
     const struct virtio_device_ops *ops;  /* NULL: test_device_ops */
-    const struct device_config *device;   /* NULL: `test`. Its base and irq are set if 0 */
+    const struct device_config *device;   /* NULL: `test`. Say MACHINE_BASE and MACHINE_IRQ in it */
     struct test_device_config test;
     bool io_thread;
 };
@@ -40,7 +40,6 @@ struct machine {
     struct virtio_device *dev;
     struct virtio_mmio *mmio;
     struct device_stats *stats;
-    struct device_config device; /* of another type than the test device */
     struct test_device_config test;
     struct guest_heap heap[2];   /* in the first bank (2 MiB from its end), and in the second */
     /* Requests of the MMIO thread that wait for quiet queues. */

@@ -12,12 +12,33 @@ static const struct feature features[] = {
     {0, "ZERO"}, {5, "FIVE"}, {23, "TWENTYTHREE"}, {50, "FIFTY"}, {63, "SIXTYTHREE"}, {0, NULL},
 };
 
+/* The keys of every device type that concern rings. */
+static const struct config_key ring_keys[] = {
+    {.name = "packed", .type = KEY_BOOL, .default_value = "yes"},
+    {.name = "in-order", .type = KEY_BOOL, .default_value = "yes"},
+    {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes"},
+    {.name = "indirect", .type = KEY_BOOL, .default_value = "yes"},
+};
+
+void test_device_config_init(struct test_device_config *config)
+{
+    static_assert(ARRAY_SIZE(ring_keys) == ARRAY_SIZE(config->values), "one value for each key");
+    for (size_t i = 0; i < ARRAY_SIZE(ring_keys); i++)
+        config->values[i].key = &ring_keys[i]; /* the value is the test's; NULL: the default */
+    config->base.values = config->values;
+    config->base.n_values = ARRAY_SIZE(config->values);
+    config->base.virtio_id = TEST_DEVICE_ID;
+    snprintf(config->base.name, sizeof(config->base.name), "test0");
+}
+
 uint32_t test_echo(struct chain *chain)
 {
     uint8_t buffer[512];
     uint32_t written = 0;
     size_t n, put;
 
+    if (chain->faulted)
+        return 0;
     while ((n = chain_read(chain, buffer, sizeof(buffer))) > 0) {
         put = chain_write(chain, buffer, n);
         written += (uint32_t)put;
@@ -87,6 +108,7 @@ static int queue_work(struct virtio_device *dev, struct virtqueue *vq, int budge
         n++;
         request->number = td->requests++;
         td->bytes += chain->readable_bytes;
+        td->faulted += chain->faulted;
         if (td->taken != NULL)
             td->taken(td, chain);
         if (td->config.mode == TEST_HOLD)

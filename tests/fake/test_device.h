@@ -28,6 +28,7 @@ struct test_device_config {
     uint8_t config[VIRTIO_CONFIG_MAX];
     enum test_mode mode;
     bool drain_keeps;          /* queue_drain does not give back what is held */
+    struct config_value values[4]; /* base.values: all ring formats are offered */
     int create_error;
 };
 
@@ -42,7 +43,7 @@ struct test_device {
     struct test_device_config config;
     struct test_request *held[TEST_HELD_MAX]; /* in the order they were taken */
     unsigned n_held, max_held;
-    uint64_t requests, bytes;
+    uint64_t requests, bytes, faulted;
     unsigned negotiated, started, drained, stopped, resets, config_writes;
     uint64_t negotiated_features;
     uint32_t last_write_offset;
@@ -54,6 +55,8 @@ struct test_device {
 };
 
 extern const struct virtio_device_ops test_device_ops;
+/* Fills base.values, base.name and base.virtio_id. The structure must not move afterwards. */
+void test_device_config_init(struct test_device_config *config);
 
 static inline struct test_device *test_device(const struct virtio_device *dev) { return dev->priv; }
 
