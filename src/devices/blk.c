@@ -349,6 +349,11 @@ static void start(struct blk *blk, struct chain *chain)
     request->status = status.iov_base;
     request->room = chain->writable_bytes;
     request->filled = 0;
+    if (chain->faulted) {
+        request->room = UINT32_MAX; /* no chain has that many: where the gap is, is not known */
+        reject(request, "a part of its memory is not the guest's RAM");
+        return;
+    }
     if (chain_read(chain, &header, sizeof(header)) < sizeof(header)) {
         reject(request, "its header is too short");
         return;
