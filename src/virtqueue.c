@@ -489,9 +489,8 @@ int chain_take_tail(struct chain *chain, size_t len, struct iovec *iov, int max)
     if (len == 0 || len > chain->writable_bytes)
         return -EINVAL;
     while (left > 0) {
-        size_t here = MIN(chain->iov[--first].iov_len, left);
-
-        left -= here;
+        first--;
+        left -= MIN(chain->iov[first].iov_len, left);
         n++;
         if (n > max)
             return -EINVAL;
