@@ -125,14 +125,15 @@ static void check_image(struct check *check, const struct device_config *config,
     bool read_only = device_config_bool(config, "readonly");
     struct image_info image;
     int ret = check->options->look(path, &image);
-    const char *hint = geteuid() == 0 ? "" : " (viod reads it as root; run this check as root)";
+    static const char hint[] = " (viod opens it as root: run this check as root, too)";
 
     if (ret) {
         fprintf(check->out, "    image: %s\n", path);
         if (ret == -ENOENT || ret == -ENOTDIR)
             DEVICE_PROBLEM(check, "there is no %s; create it, or correct the path", path);
         else
-            DEVICE_PROBLEM(check, "%s cannot be looked at: %s%s", path, strerror(-ret), hint);
+            DEVICE_PROBLEM(check, "%s cannot be looked at: %s%s", path, strerror(-ret),
+                           ret == -EACCES ? hint : "");
         return;
     }
     fprintf(check->out, "    image: %s, %s, ", path, mode_title(image.mode));
@@ -154,10 +155,11 @@ static void check_image(struct check *check, const struct device_config *config,
                        "with virtio=[\"type=virtio,device2,transport=mmio\"] and path = in %s",
                        path, check->file_path);
     if (image.read_error)
-        DEVICE_PROBLEM(check, "%s cannot be read: %s%s", path, strerror(image.read_error), hint);
-    if (image.write_error && !read_only)
+        DEVICE_PROBLEM(check, "%s cannot be read: %s%s", path, strerror(image.read_error),
+                       image.read_error == EACCES ? hint : "");
+    else if (image.write_error && !read_only)
         DEVICE_PROBLEM(check, "%s cannot be written: %s%s; or make the device read-only", path,
-                       strerror(image.write_error), hint);
+                       strerror(image.write_error), image.write_error == EACCES ? hint : "");
     if (!image.read_error && image.size < 512)
         DEVICE_PROBLEM(check, "%s has not even one sector of 512 bytes; give it a size "
                        "(truncate --size)", path);
@@ -175,8 +177,9 @@ static void value_text(const struct check *check, const struct config_value *val
     const char *name = value->key->name;
 
     if (!strcmp(name, "queues") && !strcmp(text, "0"))
-        snprintf(out, out_len, "queues=%" PRIu64 " (one per vCPU)",
-                 MIN((uint64_t)check->xl.n_vcpus, value->key->max));
+        snprintf(out, out_len, "queues=%" PRIu64 " (%s)",
+                 MIN((uint64_t)check->xl.n_vcpus, value->key->max),
+                 check->xl.n_vcpus > value->key->max ? "the most" : "one per vCPU");
     else if (!strcmp(name, "logical-block-size") && !strcmp(text, "0"))
         snprintf(out, out_len, "logical-block-size=the image's");
     else
@@ -210,8 +213,7 @@ static void print_settings(const struct check *check, const struct device_config
         fputc('\n', check->out);
 }
 
-/* Returns whether the settings are good. */
-static bool check_settings(struct check *check, const struct device_type *type, const char *name,
+static void check_settings(struct check *check, const struct device_type *type, const char *name,
                            const char *const *presets, bool is_disk)
 {
     struct device_config config = {0};
@@ -220,15 +222,18 @@ static bool check_settings(struct check *check, const struct device_type *type, 
     snprintf(config.name, sizeof(config.name), "%s", name);
     if (check->n_names < DEVICES_MAX)
         memcpy(check->names[check->n_names++], config.name, sizeof(config.name));
+    if (!check->file) {
+        fputs("    not checked, because the guest's file cannot be read\n", check->out);
+        return;
+    }
     if (device_config_fill(&config, type, check->file, presets, error, sizeof(error))) {
         DEVICE_PROBLEM(check, "%s", error);
-        return false;
+        return;
     }
     check_image(check, &config, is_disk);
     print_settings(check, &config, true);
     print_settings(check, &config, false);
     device_config_free(&config);
-    return true;
 }
 
 /* ---- slots, backends ---- */

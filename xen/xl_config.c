@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#define FILE_BYTES_MAX (1u << 20)
 
 /* xl's parser writes its complaints to a stream; they are collected here. */
 struct report {
@@ -276,17 +277,43 @@ static char *file_warnings(const struct report *report)
     return text;
 }
 
+/* libxlutil's own reading of a file ends the program if a read fails. */
+static int read_text(const char *path, char **out, size_t *out_len)
+{
+    FILE *file = fopen(path, "re");
+    char *text = malloc(FILE_BYTES_MAX + 1);
+    int ret = 0;
+
+    *out_len = 0;
+    if (!file)
+        ret = -errno;
+    else if (!text)
+        ret = -ENOMEM;
+    else
+        *out_len = fread(text, 1, FILE_BYTES_MAX + 1, file);
+    if (!ret && ferror(file))
+        ret = -errno;
+    if (!ret && *out_len > FILE_BYTES_MAX)
+        ret = -EFBIG;
+    if (file)
+        fclose(file);
+    *out = text;
+    return ret;
+}
+
 int xl_config_load(const char *path, struct xl_config *config, char *error, size_t error_len)
 {
     struct report report = {0};
     XLU_Config *xlu = NULL;
+    char *text;
+    size_t text_len;
     int ret;
 
     *config = (struct xl_config){0};
-    if (access(path, R_OK)) {
-        ret = -errno;
-        snprintf(error, error_len, "%s cannot be read: %s", path, strerror(errno));
-        return ret;
+    ret = read_text(path, &text, &text_len);
+    if (ret) {
+        snprintf(error, error_len, "%s cannot be read: %s", path, strerror(-ret));
+        goto out;
     }
     report.stream = open_memstream(&report.text, &report.len);
     if (report.stream)
@@ -295,8 +322,7 @@ int xl_config_load(const char *path, struct xl_config *config, char *error, size
         ret = -ENOMEM;
         goto out;
     }
-    ret = xlu_cfg_readfile(xlu, path);
-    if (ret) {
+    if (xlu_cfg_readdata(xlu, text, (int)text_len)) {
         fflush(report.stream);
         report.text[strcspn(report.text, "\n")] = '\0';
         snprintf(error, error_len, "%s",
@@ -321,6 +347,7 @@ out:
     if (report.stream)
         fclose(report.stream);
     free(report.text);
+    free(text);
     return ret;
 }
 
