@@ -58,6 +58,7 @@ uint64_t viod_guest_load_hook(const volatile void *p, unsigned size);
 #define VIOD_GUEST_LOAD(type, p) (*(const volatile type *)(p))
 #endif
 
+static inline uint8_t guest_load8(const void *p) { return VIOD_GUEST_LOAD(uint8_t, p); }
 static inline uint16_t guest_load16(const void *p)
 {
     return le16toh(VIOD_GUEST_LOAD(uint16_t, p));

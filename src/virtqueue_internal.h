@@ -90,6 +90,19 @@ struct virtqueue {
 
 int virtqueue_violation(struct virtqueue *vq, const char *what);
 
+/* Rings are aligned; a table of indirect descriptors may lie at any address (2.7.5.3, 2.8.7). A value
+ * that the guest changes between the bytes is one that it could have written. */
+static inline uint64_t load_table64(const uint8_t *at)
+{
+    uint64_t value = 0;
+
+    if (((uintptr_t)at & 7) == 0)
+        return guest_load64(at);
+    for (unsigned i = 0; i < 8; i++)
+        value |= (uint64_t)guest_load8(at + i) << (8 * i);
+    return value;
+}
+
 static inline bool virtqueue_busy(const struct virtqueue *vq, uint16_t id)
 {
     return (vq->busy[id / 64] >> (id % 64) & 1) != 0;

@@ -75,9 +75,11 @@ static int walk_table(struct virtqueue *vq, struct chain *chain, const struct de
 
     for (uint32_t i = 0; ret == 0 && i < entries; i++) {
         const uint8_t *at = table + 16 * (size_t)i;
-        struct descriptor d;
+        uint64_t rest = load_table64(at + DESC_LEN);
+        const struct descriptor d = {.addr = load_table64(at + DESC_ADDR),
+                                     .len = (uint32_t)rest,
+                                     .flags = (uint16_t)(rest >> 48)};
 
-        copy_descriptor(at, guest_load16(at + DESC_FLAGS), &d);
         if ((d.flags & VRING_DESC_F_INDIRECT) != 0)
             return virtqueue_violation(vq, "indirect descriptor inside an indirect table");
         ret = virtqueue_add_element(vq, chain, &d);

@@ -59,8 +59,8 @@ static void copy_descriptor(const uint8_t *at, struct descriptor *d)
 {
     uint64_t rest;
 
-    d->addr = guest_load64(at);
-    rest = guest_load64(at + 8);
+    d->addr = load_table64(at);
+    rest = load_table64(at + 8);
     d->len = (uint32_t)rest;
     d->flags = (uint16_t)(rest >> 32);
     d->next_or_id = (uint16_t)(rest >> 48);
