@@ -48,11 +48,14 @@ static void publish_status(struct virtio_device *dev)
  */
 static void raise_interrupt(struct virtio_device *dev, uint32_t bit)
 {
+    int ret;
+
     atomic_store(&dev->event_since_isr_read, true);
     if ((atomic_fetch_or(&dev->isr, bit) & bit) != 0)
         return;
-    if (dev->hv->ops->raise_irq(dev->hv, dev->irq) < 0)
-        log_host("%s: cannot raise interrupt %u: %m", dev->name, dev->irq);
+    ret = dev->hv->ops->raise_irq(dev->hv, dev->irq);
+    if (ret < 0)
+        log_host("%s: cannot raise interrupt %u: %s", dev->name, dev->irq, strerror(-ret));
 }
 
 void virtio_device_broken(struct virtio_device *dev, const char *why)
@@ -133,6 +136,7 @@ static bool queue_poll(struct loop_poller *poller)
     if (!may_look(q) || !virtqueue_has_work(q->vq))
         return progress;
     n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
+    q->flush_wanted |= n != 0;
     flush(q); /* what was completed at once */
     if (n == -EAGAIN) {
         q->stalled = true;

@@ -192,9 +192,12 @@ static enum outcome write_interrupt_ack(struct virtio_mmio *mmio, uint32_t value
     value &= atomic_fetch_and(&dev->isr, ~value);
     /* An event since the driver looked: it may not know of it, so this acknowledges an older one. */
     if (value != 0 && atomic_exchange(&dev->event_since_isr_read, false)) {
+        int ret;
+
         atomic_fetch_or(&dev->isr, value);
-        if (dev->hv->ops->raise_irq(dev->hv, dev->irq) < 0)
-            log_host("%s: cannot raise interrupt %u: %m", dev->name, dev->irq);
+        ret = dev->hv->ops->raise_irq(dev->hv, dev->irq);
+        if (ret < 0)
+            log_host("%s: cannot raise interrupt %u: %s", dev->name, dev->irq, strerror(-ret));
     }
     return DONE;
 }
