@@ -31,7 +31,7 @@ void test_device_config_init(struct test_device_config *config)
     snprintf(config->base.name, sizeof(config->base.name), "test0");
 }
 
-uint32_t test_echo(struct chain *chain)
+uint32_t test_echo(struct chain *chain, uint32_t max)
 {
     uint8_t buffer[512];
     uint32_t written = 0;
@@ -39,13 +39,18 @@ uint32_t test_echo(struct chain *chain)
 
     if (chain->faulted)
         return 0;
-    while ((n = chain_read(chain, buffer, sizeof(buffer))) > 0) {
+    while ((n = chain_read(chain, buffer, MIN(sizeof(buffer), max - written))) > 0) {
         put = chain_write(chain, buffer, n);
         written += (uint32_t)put;
         if (put < n)
             break;
     }
     return written;
+}
+
+static uint32_t echo(struct test_device *td, struct chain *chain)
+{
+    return test_echo(chain, td->config.echo_max == 0 ? UINT32_MAX : td->config.echo_max);
 }
 
 static int create(struct virtio_device *dev, const struct device_config *config, char *error,
@@ -114,12 +119,12 @@ static int queue_work(struct virtio_device *dev, struct virtqueue *vq, int budge
         if (td->config.mode == TEST_HOLD)
             hold(td, request);
         else
-            chain_complete(chain, test_echo(chain));
+            chain_complete(chain, echo(td, chain));
     }
     return ret < 0 ? ret : n;
 }
 
-static void finish(struct test_device *td, unsigned i, bool echo)
+static void finish(struct test_device *td, unsigned i, bool copy)
 {
     struct test_request *request;
     struct virtqueue *vq;
@@ -130,7 +135,7 @@ static void finish(struct test_device *td, unsigned i, bool echo)
     vq = request->chain.vq;
     td->n_held--;
     memmove(&td->held[i], &td->held[i + 1], (td->n_held - i) * sizeof(td->held[0]));
-    chain_complete(&request->chain, echo ? test_echo(&request->chain) : 0);
+    chain_complete(&request->chain, copy ? echo(td, &request->chain) : 0);
     virtio_queue_completed(td->dev, vq);
 }
 

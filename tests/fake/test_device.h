@@ -27,6 +27,7 @@ struct test_device_config {
     bool config_writable;
     uint8_t config[VIRTIO_CONFIG_MAX];
     enum test_mode mode;
+    uint32_t echo_max;         /* bytes copied per request; 0: all */
     bool drain_keeps;          /* queue_drain does not give back what is held */
     struct config_value values[4]; /* base.values: all ring formats are offered */
     int create_error;
@@ -64,7 +65,7 @@ static inline struct test_device *test_device(const struct virtio_device *dev) {
 void test_device_complete(struct test_device *td, unsigned i);
 /* The same without copying or writing a byte. */
 void test_device_drop(struct test_device *td, unsigned i);
-/* Copies what is readable into what is writable. Returns the bytes written. */
-uint32_t test_echo(struct chain *chain);
+/* Copies what is readable into what is writable, at most `max` bytes. Returns the bytes written. */
+uint32_t test_echo(struct chain *chain, uint32_t max);
 
 #endif
