@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,7 +27,9 @@ struct event_loop {
     struct loop_poller *pollers;
     struct loop_timer *timers;
     int64_t poll_max_ns, poll_window_ns, poll_since_ns;
-    struct loop_stats stats;
+    struct thread_stats own_stats;
+    struct thread_stats *stats;
+    struct loop_fd *asleep_fds;
 };
 
 int64_t monotonic_ns(void)
@@ -37,10 +40,15 @@ int64_t monotonic_ns(void)
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-static void count(_Atomic uint64_t *counter)
+static void count_one(_Atomic uint64_t *counter)
 {
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1,
-                          memory_order_relaxed);
+    stat_add(counter, 1);
+}
+
+/* liburing 2.3 declares these two calls and does not export them. */
+static int ring_register(struct io_uring *ring, unsigned opcode, const void *arg, unsigned n)
+{
+    return syscall(__NR_io_uring_register, ring->ring_fd, opcode, arg, n) < 0 ? -errno : 0;
 }
 
 /*
@@ -53,8 +61,8 @@ static int restrict_ring(struct io_uring *ring, const struct loop_config *config
     /* The loop's own. */
     static const uint8_t own_ops[] = {IORING_OP_READ, IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,
                                       IORING_OP_ASYNC_CANCEL};
-    static const uint8_t registers[] = {IORING_REGISTER_BUFFERS, IORING_UNREGISTER_BUFFERS,
-                                        IORING_REGISTER_ENABLE_RINGS};
+    static const uint8_t registers[] = {IORING_REGISTER_BUFFERS2, IORING_REGISTER_BUFFERS_UPDATE,
+                                        IORING_UNREGISTER_BUFFERS, IORING_REGISTER_ENABLE_RINGS};
     unsigned n = 0;
 
     if (config->n_allowed_ops + ARRAY_SIZE(own_ops) + ARRAY_SIZE(registers) + 1 > RESTRICTIONS_MAX)
@@ -74,7 +82,7 @@ static int restrict_ring(struct io_uring *ring, const struct loop_config *config
     }
     res[n].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
     res[n++].sqe_flags = IOSQE_ASYNC | IOSQE_IO_LINK;
-    return io_uring_register_restrictions(ring, res, n);
+    return ring_register(ring, IORING_REGISTER_RESTRICTIONS, res, n);
 }
 
 static void woken(struct loop_op *op, int result, bool more)
@@ -110,10 +118,11 @@ int event_loop_create(const struct loop_config *config, struct event_loop **out)
     if (disabled != 0) {
         ret = restrict_ring(&loop->ring, config);
         if (ret == 0)
-            ret = io_uring_enable_rings(&loop->ring);
+            ret = ring_register(&loop->ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
         if (ret < 0)
             goto fail_ring;
     }
+    loop->stats = config->stats != NULL ? config->stats : &loop->own_stats;
     loop->event_op.done = woken;
     loop->poll_max_ns = config->poll_max_ns;
     *out = loop;
@@ -200,7 +209,7 @@ struct io_uring_sqe *loop_sqe(struct event_loop *loop)
     struct io_uring_sqe *sqe;
 
     while ((sqe = io_uring_get_sqe(&loop->ring)) == NULL) {
-        count(&loop->stats.syscalls);
+        count_one(&loop->stats->syscalls);
         (void)io_uring_submit(&loop->ring);
     }
     io_uring_sqe_set_data(sqe, NULL);
@@ -246,7 +255,7 @@ static void submit(struct event_loop *loop)
 
     if (io_uring_sq_ready(&loop->ring) > 0 ||
         (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0) {
-        count(&loop->stats.syscalls);
+        count_one(&loop->stats->syscalls);
         (void)io_uring_submit_and_get_events(&loop->ring);
     }
 }
@@ -334,7 +343,7 @@ static void fd_polled(struct loop_op *op, int result, bool more)
     if (fd->removing) {
         if (fd->removed != NULL)
             fd->removed(fd);
-    } else {
+    } else if (!fd->only_asleep) {
         watch_fd(fd);
     }
 }
@@ -344,7 +353,13 @@ void loop_add_fd(struct event_loop *loop, struct loop_fd *fd)
     fd->loop = loop;
     fd->op.done = fd_polled;
     fd->removing = false;
-    watch_fd(fd);
+    fd->polling = false;
+    if (fd->only_asleep) {
+        fd->next = loop->asleep_fds;
+        loop->asleep_fds = fd;
+    } else {
+        watch_fd(fd);
+    }
 }
 
 void loop_remove_fd(struct loop_fd *fd)
@@ -354,8 +369,15 @@ void loop_remove_fd(struct loop_fd *fd)
     if (fd->removing)
         return;
     fd->removing = true;
+    for (struct loop_fd **p = &fd->loop->asleep_fds; *p != NULL; p = &(*p)->next)
+        if (*p == fd) {
+            *p = fd->next;
+            if (!fd->polling && fd->removed != NULL)
+                fd->removed(fd);
+            break;
+        }
     if (!fd->polling)
-        return; /* from within ready: fd_polled goes on */
+        return; /* or from within ready: fd_polled goes on */
     sqe = loop_sqe(fd->loop);
     io_uring_prep_poll_remove(sqe, (__u64)(uintptr_t)&fd->op);
     loop_sqe_op(sqe, NULL);
@@ -365,7 +387,7 @@ static bool serve(struct event_loop *loop)
 {
     bool progress;
 
-    count(&loop->stats.turns);
+    count_one(&loop->stats->turns);
     progress = run_inbox(loop);
     progress |= reap(loop);
     for (struct loop_poller *p = loop->pollers, *next; p != NULL; p = next) {
@@ -396,7 +418,7 @@ static bool keep_polling(struct event_loop *loop)
         loop->poll_since_ns = now;
     if (now - loop->poll_since_ns < loop->poll_window_ns)
         return true;
-    count(&loop->stats.poll_misses);
+    count_one(&loop->stats->poll_misses);
     return false;
 }
 
@@ -449,6 +471,9 @@ static void sleep_until_work(struct event_loop *loop, int64_t timeout_ns)
         work = p->arm(p);
     }
     arm_event(loop);
+    for (struct loop_fd *fd = loop->asleep_fds; fd != NULL; fd = fd->next)
+        if (!fd->polling)
+            watch_fd(fd);
     /* From here on a post writes to event_fd. Pairs with the exchange in loop_post. */
     atomic_store(&loop->sleeping, true);
     if (work || atomic_load(&loop->inbox) != NULL || atomic_load(&loop->stopping))
@@ -459,8 +484,8 @@ static void sleep_until_work(struct event_loop *loop, int64_t timeout_ns)
 
         timeout_ns = timeout_ns < 0 ? left : MIN(left, timeout_ns);
     }
-    count(&loop->stats.syscalls);
-    count(&loop->stats.sleeps);
+    count_one(&loop->stats->syscalls);
+    count_one(&loop->stats->sleeps);
     if (timeout_ns < 0) {
         ret = io_uring_submit_and_wait(&loop->ring, 1);
     } else {
@@ -491,7 +516,7 @@ int event_loop_run(struct event_loop *loop)
     while (!atomic_load_explicit(&loop->stopping, memory_order_relaxed)) {
         if (serve(loop)) {
             if (loop->poll_since_ns != 0) {
-                count(&loop->stats.poll_hits);
+                count_one(&loop->stats->poll_hits);
                 loop->poll_since_ns = 0;
             }
             continue;
@@ -504,7 +529,7 @@ int event_loop_run(struct event_loop *loop)
     return 0;
 }
 
-const struct loop_stats *loop_stats(const struct event_loop *loop)
+const struct thread_stats *loop_stats(const struct event_loop *loop)
 {
-    return &loop->stats;
+    return loop->stats;
 }

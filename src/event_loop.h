@@ -10,6 +10,7 @@
 #define VIOD_EVENT_LOOP_H
 
 #include <liburing.h>
+#include "stats.h"
 #include "types.h"
 
 struct event_loop;
@@ -47,20 +48,12 @@ struct loop_poller {
     bool armed; /* the loop's */
 };
 
-/* Counters since the start; written by the owner only. */
-struct loop_stats {
-    _Atomic uint64_t turns;
-    _Atomic uint64_t sleeps;   /* system calls that may have slept */
-    _Atomic uint64_t syscalls; /* io_uring_enter and eventfd writes to this loop */
-    _Atomic uint64_t poll_hits;   /* spinning ended with work */
-    _Atomic uint64_t poll_misses; /* spinning ended with sleep */
-};
-
 struct loop_config {
     unsigned entries;         /* SQ entries: a power of 2 */
     uint32_t poll_max_ns;     /* longest adaptive poll before sleeping; 0 = never poll */
     const uint8_t *allowed_ops; /* IORING_OP_* allowed on this ring; NULL: no restriction */
     size_t n_allowed_ops;
+    struct thread_stats *stats; /* where to count, borrowed; NULL: the loop's own */
 };
 
 /*
@@ -98,7 +91,10 @@ struct loop_fd {
     void (*removed)(struct loop_fd *fd); /* after loop_remove_fd: the loop has let go; may be NULL */
     struct event_loop *loop;             /* the loop's */
     int fd;
+    /* Watch only while the loop sleeps: for a descriptor whose cause a poller serves anyway. */
+    bool only_asleep;
     bool polling, removing; /* the loop's */
+    struct loop_fd *next;   /* the loop's */
 };
 void loop_add_fd(struct event_loop *loop, struct loop_fd *fd);
 /* `fd` stays the loop's until `removed` is called (possibly from within this call). */
@@ -113,7 +109,7 @@ struct loop_timer {
 void loop_set_timer(struct event_loop *loop, struct loop_timer *timer, int64_t delay_ns);
 void loop_cancel_timer(struct event_loop *loop, struct loop_timer *timer);
 
-const struct loop_stats *loop_stats(const struct event_loop *loop);
+const struct thread_stats *loop_stats(const struct event_loop *loop);
 int64_t monotonic_ns(void);
 
 #endif

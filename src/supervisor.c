@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "supervisor_internal.h"
+
+/* ---- xenstore ---- */
+
+static void remove_device(struct guest *g, struct supervisor *s, struct served_device *d)
+{
+    switch (d->state) {
+    case SERVED_ADDING:
+    case SERVED_READY:
+        d->state = SERVED_REMOVING;
+        guest_send(g, MESSAGE_REMOVE, d->slot, 0);
+        break;
+    case SERVED_WAITING:
+    case SERVED_FAILED:
+        device_close(s, d);
+        break;
+    case SERVED_REMOVING:
+    case SERVED_GONE:
+        break;
+    }
+}
+
+static struct served_device *new_device(struct guest *g, const struct device_node *node)
+{
+    for (int pass = 0; pass < 2; pass++)
+        for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+            struct served_device *d = &g->devices[i];
+
+            if (!d->used || (pass == 1 && d->state == SERVED_GONE)) {
+                memset(d, 0, sizeof(*d));
+                d->used = true;
+                d->node = *node;
+                return d;
+            }
+        }
+    return NULL;
+}
+
+static void malformed_node(struct supervisor *s, const struct node_id *id, const char *why)
+{
+    log_error("domain %u: device node %u of kind %s: %s", id->domid, id->devid,
+              id->kind == NODE_VIRTIO ? "virtio" : "virtio_disk", why);
+    (void)xenstore_set_error(s->xs, id, why);
+}
+
+static void node_changed(struct supervisor *s, const struct node_id *id)
+{
+    struct guest *g = guest_find(s, id->domid);
+    struct served_device *d = g != NULL ? guest_find_node(g, id) : NULL;
+    struct device_node node;
+    char error[CONFIG_ERROR_LEN];
+    int ret = xenstore_read_node(s->xs, id, &node, error, sizeof(error));
+
+    if (ret == -EINVAL) {
+        if (d == NULL)
+            malformed_node(s, id, error);
+        return;
+    }
+    if (ret < 0) { /* gone */
+        if (d != NULL)
+            remove_device(g, s, d);
+        return;
+    }
+    if (d != NULL && d->state != SERVED_GONE) {
+        if (node.state == NODE_STATE_CLOSING || !node.online)
+            remove_device(g, s, d);
+        return;
+    }
+    if (node.state == NODE_STATE_CLOSING) {
+        (void)xenstore_set_state(s->xs, id, NODE_STATE_CLOSED);
+        return;
+    }
+    if (node.state != NODE_STATE_INITIALISING || !node.online)
+        return;
+    if (g != NULL && g->state == WORKER_QUITTING) {
+        g->rescan = true; /* a reused domid: the old worker has to go first */
+        return;
+    }
+    if (g == NULL) {
+        g = guest_new(s, id->domid);
+        if (g == NULL)
+            return;
+    }
+    d = new_device(g, &node);
+    if (d == NULL)
+        return; /* more than twice the slots that exist: not written by xl */
+    if (g->state == WORKER_RUNNING)
+        guest_send(g, MESSAGE_EXPECT,
+                    (uint32_t)((node.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT), 1);
+    device_configure(s, g, d);
+    /* Even if the device failed: an access where no IOREQ server listens makes the guest panic. */
+    if (g->pid < 0 && g->failure[0] == '\0') {
+        ret = guest_start_worker(s, g);
+        if (ret < 0) {
+            snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
+            device_fail(s, g, d, g->failure);
+        }
+    }
+}
+
+void guest_scan(struct supervisor *s, uint32_t domid)
+{
+    struct node_id ids[64];
+    int n = xenstore_list_nodes(s->xs, domid, ids, (int)ARRAY_SIZE(ids));
+
+    for (int i = 0; i < n; i++)
+        node_changed(s, &ids[i]);
+}
+
+static void domain_released(struct supervisor *s)
+{
+    for (struct guest *g = s->guests, *next; g != NULL; g = next) {
+        next = g->next;
+        if (xenstore_domain_alive(s->xs, g->domid))
+            continue;
+        if (g->pid < 0)
+            guest_free(s, g);
+        else
+            guest_quit_worker(g);
+    }
+}
+
+static void xenstore_readable(struct supervisor *s)
+{
+    struct node_id id;
+    enum store_event event;
+
+    while ((event = xenstore_next_event(s->xs, &id)) != STORE_NOTHING) {
+        if (event == STORE_NODE_CHANGED)
+            node_changed(s, &id);
+        else
+            domain_released(s);
+    }
+}
+
+/* ---- the loop ---- */
+
+static void kill_overdue(struct supervisor *s, int64_t now)
+{
+    for (struct guest *g = s->guests; g != NULL; g = g->next)
+        if (g->state == WORKER_QUITTING && g->kill_at_ns != 0 && now >= g->kill_at_ns &&
+            g->pid > 0) {
+            log_warning("domain %u (%s): the worker did not end within 5 s: killed", g->domid,
+                        g->name);
+            g->kill_at_ns = 0;
+            kill(g->pid, SIGKILL);
+        }
+}
+
+static bool deadlines_pending(const struct supervisor *s)
+{
+    for (const struct guest *g = s->guests; g != NULL; g = g->next)
+        if (g->kill_at_ns != 0)
+            return true;
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        if (s->clients[i].fd >= 0)
+            return true;
+    return false;
+}
+
+static void signals(struct supervisor *s)
+{
+    struct signalfd_siginfo info;
+
+    while (read(s->signal_fd, &info, sizeof(info)) == sizeof(info))
+        if (info.ssi_signo != SIGCHLD && !s->stopping) {
+            log_info("stopping");
+            s->stopping = true;
+            for (struct guest *g = s->guests; g != NULL; g = g->next)
+                if (g->pid > 0)
+                    guest_quit_worker(g);
+        }
+    guests_reap(s);
+}
+
+static bool workers_left(const struct supervisor *s)
+{
+    for (const struct guest *g = s->guests; g != NULL; g = g->next)
+        if (g->pid > 0)
+            return true;
+    return false;
+}
+
+static int poll_once(struct supervisor *s)
+{
+    size_t n = 0, max = 4 + CLIENTS_MAX, first_guest;
+    struct pollfd *fds;
+    int64_t now;
+
+    for (struct guest *g = s->guests; g != NULL; g = g->next)
+        max++;
+    fds = calloc(max, sizeof(*fds));
+    if (fds == NULL)
+        return -ENOMEM;
+    fds[n++] = (struct pollfd){.fd = s->signal_fd, .events = POLLIN};
+    fds[n++] = (struct pollfd){.fd = xenstore_fd(s->xs), .events = POLLIN};
+    fds[n++] = (struct pollfd){.fd = s->listen_fd, .events = POLLIN};
+    fds[n++] = (struct pollfd){.fd = s->uevent_fd, .events = POLLIN};
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        fds[n++] = (struct pollfd){.fd = s->clients[i].fd, .events = POLLIN};
+    first_guest = n;
+    for (struct guest *g = s->guests; g != NULL; g = g->next)
+        fds[n++] = (struct pollfd){.fd = g->socket, .events = POLLIN};
+    /* Without a deadline there is nothing to wake up for. */
+    if (poll(fds, n, deadlines_pending(s) ? 200 : -1) < 0 && errno != EINTR) {
+        free(fds);
+        return -errno;
+    }
+    /* Guests first: their order is that of the list only until something is removed from it. */
+    n = first_guest;
+    for (struct guest *g = s->guests; g != NULL; g = g->next, n++)
+        if (fds[n].revents != 0 && g->socket >= 0)
+            guest_readable(s, g);
+    if (fds[0].revents != 0)
+        signals(s);
+    if (fds[1].revents != 0 && !s->stopping)
+        xenstore_readable(s);
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        if (fds[4 + i].revents != 0 && s->clients[i].fd == fds[4 + i].fd)
+            control_read(s, &s->clients[i]);
+    if (fds[2].revents != 0)
+        control_accept(s);
+    if (fds[3].revents != 0)
+        uevent_read(s);
+    free(fds);
+    now = monotonic_ns();
+    kill_overdue(s, now);
+    control_expire(s, now);
+    return 0;
+}
+
+/* sd_notify(3), without the library: one datagram. */
+static void notify_systemd(const char *state)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd;
+
+    if (path == NULL || (path[0] != '/' && path[0] != '@') ||
+        strlen(path) >= sizeof(address.sun_path))
+        return;
+    memcpy(address.sun_path, path, strlen(path));
+    if (path[0] == '@')
+        address.sun_path[0] = '\0';
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    (void)sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address,
+                 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path)));
+    close(fd);
+}
+
+static int open_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static int make_folders(const struct daemon_config *config)
+{
+    char path[512];
+
+    if (mkdir(config->run_dir, 0755) < 0 && errno != EEXIST)
+        return -errno;
+    snprintf(path, sizeof(path), "%s" EMPTY_ROOT, config->run_dir);
+    if (mkdir(path, 0555) < 0 && errno != EEXIST)
+        return -errno;
+    return 0;
+}
+
+int supervisor_run(const struct daemon_config *config)
+{
+    static struct supervisor supervisor;
+    struct supervisor *s = &supervisor;
+    char error[CONFIG_ERROR_LEN];
+    int ret;
+
+    s->config = config;
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        s->clients[i].fd = -1;
+    ret = make_folders(config);
+    if (ret < 0) {
+        log_error("cannot make %s: %s", config->run_dir, strerror(-ret));
+        return EXIT_FAILURE;
+    }
+    s->signal_fd = open_signals();
+    /* Before xenstore: a second daemon must not touch any node. */
+    ret = control_open(s);
+    if (ret < 0)
+        return EXIT_FAILURE;
+    ret = xenstore_open(&s->xs, error, sizeof(error));
+    if (ret < 0) {
+        log_error("%s", error);
+        goto out;
+    }
+    ret = xenstore_watch_devices(s->xs);
+    if (ret < 0) {
+        log_error("cannot watch this domain's devices in xenstore: %s", strerror(-ret));
+        goto out;
+    }
+    s->uevent_fd = uevent_open();
+    log_info("viod " VIOD_VERSION " serves the devices whose backend is domain %u",
+             xenstore_own_domid(s->xs));
+    notify_systemd("READY=1");
+    while (ret == 0 && !(s->stopping && !workers_left(s)))
+        ret = poll_once(s);
+    if (ret < 0)
+        log_error("%s", strerror(-ret));
+out:
+    notify_systemd("STOPPING=1");
+    while (s->guests != NULL)
+        guest_free(s, s->guests);
+    control_close(s);
+    xenstore_close(s->xs);
+    return ret == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,558 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control socket: what viodctl asks, and the texts that it prints. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/virtio_config.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "supervisor_internal.h"
+
+#define WORDS_MAX 4
+/* How long a client may take to send its line, or a worker to answer a request. */
+#define CLIENT_BOUND_NS (INT64_C(10) * 1000000000)
+
+struct answer {
+    FILE *out;
+    bool json;
+    char error[CONFIG_ERROR_LEN];
+};
+
+static const char *const state_words[] = {
+    [SERVED_WAITING] = "waiting",   [SERVED_ADDING] = "starting", [SERVED_READY] = "ready",
+    [SERVED_FAILED] = "failed",     [SERVED_REMOVING] = "closing", [SERVED_GONE] = "closed",
+};
+
+/* ---- texts ---- */
+
+static void json_string(FILE *out, const char *text)
+{
+    fputc('"', out);
+    for (const unsigned char *p = (const unsigned char *)text; *p != '\0'; p++)
+        if (*p == '"' || *p == '\\')
+            fprintf(out, "\\%c", *p);
+        else if (*p < ' ' || *p == 0x7f)
+            fprintf(out, "\\u%04x", *p);
+        else
+            fputc(*p, out);
+    fputc('"', out);
+}
+
+static void current_name(struct supervisor *s, const struct guest *g, char *name, size_t len)
+{
+    if (xenstore_domain_name(s->xs, g->domid, name, len) < 0)
+        snprintf(name, len, "%s", g->name);
+}
+
+static const char *type_name(const struct served_device *d)
+{
+    const struct device_type *type = device_type_by_id(d->node.virtio_id);
+
+    return type != NULL ? type->name : "?";
+}
+
+static const struct device_stats *stats_of(const struct guest *g, const struct served_device *d)
+{
+    if (g->stats == NULL || !d->has_slot || d->state != SERVED_READY)
+        return NULL;
+    return &g->stats->devices[d->slot];
+}
+
+static const char *driver_word(const struct device_stats *stats)
+{
+    uint32_t status;
+
+    if (stats == NULL)
+        return "-";
+    status = atomic_load_explicit((_Atomic uint32_t *)(uintptr_t)&stats->status,
+                                  memory_order_relaxed);
+    if ((status & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
+        return "needs-reset";
+    if ((status & VIRTIO_CONFIG_S_FAILED) != 0)
+        return "gave-up";
+    if ((status & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
+        return "running";
+    return status == 0 ? "none" : "starting";
+}
+
+static uint32_t n_queues_of(const struct device_stats *stats)
+{
+    uint32_t n = atomic_load_explicit((_Atomic uint32_t *)(uintptr_t)&stats->n_queues,
+                                      memory_order_relaxed);
+
+    return MIN(n, STATS_QUEUES_MAX);
+}
+
+struct totals {
+    uint64_t requests, kicks, batches, interrupts, read_bytes, write_bytes, errors;
+};
+
+static struct totals totals_of(const struct device_stats *stats)
+{
+    struct totals t = {0};
+
+    for (uint32_t i = 0; i < n_queues_of(stats); i++) {
+        const struct queue_stats *q = &stats->queues[i];
+
+        t.requests += stat_get(&q->requests);
+        t.kicks += stat_get(&q->kicks);
+        t.batches += stat_get(&q->batches);
+        t.interrupts += stat_get(&q->interrupts);
+        t.read_bytes += stat_get(&q->read_bytes);
+        t.write_bytes += stat_get(&q->write_bytes);
+        t.errors += stat_get(&q->errors);
+    }
+    return t;
+}
+
+static void device_json(FILE *out, const struct guest *g, const struct served_device *d)
+{
+    const struct device_stats *stats = stats_of(g, d);
+
+    fputs("{\"name\":", out);
+    json_string(out, d->name);
+    fprintf(out, ",\"type\":\"%s\",\"virtio_id\":%u,\"slot\":%d,\"base\":%" PRIu64 ",\"irq\":%u,",
+            type_name(d), d->node.virtio_id, d->has_slot ? (int)d->slot : -1, d->node.base,
+            d->node.irq);
+    fprintf(out, "\"state\":\"%s\",\"driver\":\"%s\",\"backing\":", state_words[d->state],
+            driver_word(stats));
+    json_string(out, d->backing);
+    fputs(",\"error\":", out);
+    json_string(out, d->error);
+    if (stats != NULL) {
+        struct totals t = totals_of(stats);
+
+        fprintf(out,
+                ",\"features\":\"0x%" PRIx64 "\",\"queues\":%u,\"requests\":%" PRIu64
+                ",\"kicks\":%" PRIu64 ",\"batches\":%" PRIu64 ",\"interrupts\":%" PRIu64
+                ",\"read_bytes\":%" PRIu64 ",\"write_bytes\":%" PRIu64 ",\"errors\":%" PRIu64
+                ",\"resets\":%" PRIu64 ",\"needs_reset\":%" PRIu64 ",\"config_changes\":%" PRIu64,
+                stat_get(&stats->features), n_queues_of(stats), t.requests, t.kicks, t.batches,
+                t.interrupts, t.read_bytes, t.write_bytes, t.errors, stat_get(&stats->resets),
+                stat_get(&stats->needs_reset), stat_get(&stats->config_changes));
+    }
+    fputc('}', out);
+}
+
+struct worker_totals {
+    uint64_t turns, sleeps, syscalls, poll_hits, poll_misses;
+    uint32_t threads;
+};
+
+static struct worker_totals threads_of(const struct worker_stats *stats)
+{
+    struct worker_totals t = {0};
+
+    t.threads = atomic_load_explicit((_Atomic uint32_t *)(uintptr_t)&stats->n_threads,
+                                     memory_order_relaxed);
+    t.threads = MIN(t.threads, STATS_THREADS_MAX);
+    for (uint32_t i = 0; i < t.threads; i++) {
+        const struct thread_stats *thread = &stats->threads[i];
+
+        t.turns += stat_get(&thread->turns);
+        t.sleeps += stat_get(&thread->sleeps);
+        t.syscalls += stat_get(&thread->syscalls);
+        t.poll_hits += stat_get(&thread->poll_hits);
+        t.poll_misses += stat_get(&thread->poll_misses);
+    }
+    return t;
+}
+
+static void guest_json(struct supervisor *s, FILE *out, const struct guest *g,
+                       const struct served_device *only)
+{
+    char name[64];
+    bool first = true;
+
+    current_name(s, g, name, sizeof(name));
+    fprintf(out, "{\"domid\":%u,\"name\":", g->domid);
+    json_string(out, name);
+    fprintf(out, ",\"pid\":%d,\"vcpus\":%u,\"failure\":", (int)g->pid, g->n_vcpus);
+    json_string(out, g->failure);
+    if (g->stats != NULL) {
+        struct worker_totals t = threads_of(g->stats);
+
+        fprintf(out,
+                ",\"mmio_reads\":%" PRIu64 ",\"mmio_writes\":%" PRIu64 ",\"notifies\":%" PRIu64
+                ",\"invalidates\":%" PRIu64 ",\"map_calls\":%" PRIu64 ",\"mapped_chunks\":%" PRIu64
+                ",\"memory_drops\":%" PRIu64 ",\"threads\":%u,\"turns\":%" PRIu64
+                ",\"sleeps\":%" PRIu64 ",\"syscalls\":%" PRIu64 ",\"poll_hits\":%" PRIu64
+                ",\"poll_misses\":%" PRIu64,
+                stat_get(&g->stats->mmio_reads), stat_get(&g->stats->mmio_writes),
+                stat_get(&g->stats->notifies), stat_get(&g->stats->invalidates),
+                stat_get(&g->stats->map_calls), stat_get(&g->stats->mapped_chunks),
+                stat_get(&g->stats->memory_drops), t.threads, t.turns, t.sleeps, t.syscalls,
+                t.poll_hits, t.poll_misses);
+    }
+    fputs(",\"devices\":[", out);
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+        const struct served_device *d = &g->devices[i];
+
+        if (!d->used || (only != NULL && d != only))
+            continue;
+        if (!first)
+            fputc(',', out);
+        first = false;
+        device_json(out, g, d);
+    }
+    fputs("]}", out);
+}
+
+static void all_json(struct supervisor *s, FILE *out)
+{
+    fputc('[', out);
+    for (const struct guest *g = s->guests; g != NULL; g = g->next) {
+        guest_json(s, out, g, NULL);
+        if (g->next != NULL)
+            fputc(',', out);
+    }
+    fputs("]\n", out);
+}
+
+static void list(struct supervisor *s, struct answer *a)
+{
+    if (a->json) {
+        all_json(s, a->out);
+        return;
+    }
+    fprintf(a->out, "%-6s %-20s %-10s %-6s %-9s %-12s %s\n", "DOMID", "NAME", "DEVICE", "TYPE",
+            "STATE", "DRIVER", "BACKED BY");
+    for (const struct guest *g = s->guests; g != NULL; g = g->next) {
+        char name[64];
+
+        current_name(s, g, name, sizeof(name));
+        for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+            const struct served_device *d = &g->devices[i];
+
+            if (d->used && d->state != SERVED_GONE)
+                fprintf(a->out, "%-6u %-20s %-10s %-6s %-9s %-12s %s\n", g->domid, name, d->name,
+                        type_name(d), state_words[d->state], driver_word(stats_of(g, d)),
+                        d->state == SERVED_FAILED ? d->error : d->backing);
+        }
+    }
+}
+
+static void show_features(FILE *out, uint64_t features)
+{
+    static const struct {
+        uint8_t bit;
+        const char *name;
+    } common[] = {{28, "INDIRECT_DESC"}, {29, "EVENT_IDX"}, {32, "VERSION_1"},
+                  {33, "ACCESS_PLATFORM"}, {34, "RING_PACKED"}, {35, "IN_ORDER"},
+                  {38, "NOTIFICATION_DATA"}, {40, "RING_RESET"}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(common); i++)
+        if ((features >> common[i].bit & 1) != 0)
+            fprintf(out, " %s", common[i].name);
+}
+
+static void show_device(FILE *out, const struct guest *g, const struct served_device *d)
+{
+    const struct device_stats *stats = stats_of(g, d);
+
+    fprintf(out, "%s: %s, %s\n", d->name, type_name(d), state_words[d->state]);
+    if (d->error[0] != '\0')
+        fprintf(out, "  problem     %s\n", d->error);
+    if (d->backing[0] != '\0')
+        fprintf(out, "  backed by   %s\n", d->backing);
+    if (d->has_slot)
+        fprintf(out, "  registers   %#llx (slot %u), interrupt SPI %u\n",
+                (unsigned long long)d->node.base, d->slot, d->node.irq);
+    if (stats == NULL)
+        return;
+    fprintf(out, "  driver      %s\n", driver_word(stats));
+    fprintf(out, "  features    0x%016" PRIx64, stat_get(&stats->features));
+    show_features(out, stat_get(&stats->features));
+    fprintf(out, "\n  resets      %" PRIu64 ", needs-reset %" PRIu64 ", configuration changes %"
+            PRIu64 "\n",
+            stat_get(&stats->resets), stat_get(&stats->needs_reset),
+            stat_get(&stats->config_changes));
+    for (uint32_t i = 0; i < n_queues_of(stats); i++) {
+        const struct queue_stats *q = &stats->queues[i];
+
+        fprintf(out,
+                "  queue %-2u    %" PRIu64 " requests, %" PRIu64 " kicks, %" PRIu64 " batches, %"
+                PRIu64 " interrupts, %" PRIu64 " KiB read, %" PRIu64 " KiB written, %" PRIu64
+                " errors\n",
+                i, stat_get(&q->requests), stat_get(&q->kicks), stat_get(&q->batches),
+                stat_get(&q->interrupts), stat_get(&q->read_bytes) >> 10,
+                stat_get(&q->write_bytes) >> 10, stat_get(&q->errors));
+    }
+}
+
+static void show_worker(FILE *out, const struct guest *g)
+{
+    struct worker_totals t;
+
+    if (g->stats == NULL)
+        return;
+    t = threads_of(g->stats);
+    fprintf(out,
+            "  traps       %" PRIu64 " reads, %" PRIu64 " writes (%" PRIu64
+            " kicks), %" PRIu64 " invalidations\n",
+            stat_get(&g->stats->mmio_reads), stat_get(&g->stats->mmio_writes),
+            stat_get(&g->stats->notifies), stat_get(&g->stats->invalidates));
+    fprintf(out,
+            "  memory      %" PRIu64 " MiB mapped, %" PRIu64 " map calls, %" PRIu64 " drops\n",
+            stat_get(&g->stats->mapped_chunks) * 2, stat_get(&g->stats->map_calls),
+            stat_get(&g->stats->memory_drops));
+    fprintf(out,
+            "  threads     %u: %" PRIu64 " ring calls, %" PRIu64 " sleeps, polling hit %" PRIu64
+            " and missed %" PRIu64 " times\n",
+            t.threads, t.syscalls, t.sleeps, t.poll_hits, t.poll_misses);
+}
+
+static void show(struct supervisor *s, struct answer *a, char *const *words, int n)
+{
+    struct guest *g = supervisor_find_guest(s, words[1]);
+    struct served_device *d = NULL;
+    char name[64];
+
+    if (g == NULL) {
+        snprintf(a->error, sizeof(a->error), "no guest \"%s\" is served here: see viodctl list",
+                 words[1]);
+        return;
+    }
+    if (n > 2) {
+        d = guest_find_device(g, words[2]);
+        if (d == NULL) {
+            snprintf(a->error, sizeof(a->error), "guest \"%s\" has no device \"%s\"", words[1],
+                     words[2]);
+            return;
+        }
+    }
+    if (a->json) {
+        guest_json(s, a->out, g, d);
+        fputc('\n', a->out);
+        return;
+    }
+    current_name(s, g, name, sizeof(name));
+    fprintf(a->out, "%s: domain %u, %u vCPUs, ", name, g->domid, g->n_vcpus);
+    if (g->pid > 0)
+        fprintf(a->out, "worker %d\n", (int)g->pid);
+    else
+        fprintf(a->out, "no worker\n");
+    if (g->failure[0] != '\0')
+        fprintf(a->out, "  problem     %s\n", g->failure);
+    show_worker(a->out, g);
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        if (g->devices[i].used && (d == NULL || d == &g->devices[i]))
+            show_device(a->out, g, &g->devices[i]);
+}
+
+static void stats(struct supervisor *s, struct answer *a, char *const *words, int n)
+{
+    char *show_words[] = {NULL, NULL};
+
+    if (n > 1) {
+        show_words[1] = words[1];
+        show(s, a, show_words, 2);
+        return;
+    }
+    if (a->json) {
+        all_json(s, a->out);
+        return;
+    }
+    for (struct guest *g = s->guests; g != NULL; g = g->next) {
+        char domid[16];
+
+        snprintf(domid, sizeof(domid), "%u", g->domid);
+        show_words[1] = domid;
+        show(s, a, show_words, 2);
+    }
+}
+
+static void resize(struct supervisor *s, struct answer *a, struct client *client,
+                   char *const *words)
+{
+    struct guest *g = supervisor_find_guest(s, words[1]);
+    struct served_device *d = g != NULL ? guest_find_device(g, words[2]) : NULL;
+
+    if (d == NULL) {
+        snprintf(a->error, sizeof(a->error), "no device \"%s\" of a guest \"%s\" is served here",
+                 words[2], words[1]);
+        return;
+    }
+    client->waits_for = ++s->next_control_id;
+    if (client->waits_for == 0)
+        client->waits_for = ++s->next_control_id;
+    if (guest_control(g, d, client->waits_for, "resize") < 0) {
+        client->waits_for = 0;
+        snprintf(a->error, sizeof(a->error), "device %s is %s", d->name, state_words[d->state]);
+    }
+}
+
+/* ---- clients ---- */
+
+static void hang_up(struct client *client)
+{
+    close(client->fd);
+    client->fd = -1;
+    client->waits_for = 0;
+}
+
+/* The answer is small against a socket's buffer; a client that does not read loses the rest. */
+static void reply(struct client *client, const char *error, const char *text, size_t len)
+{
+    char head[CONFIG_ERROR_LEN + 16];
+    int n = error != NULL ? snprintf(head, sizeof(head), "error %s\n", error)
+                          : snprintf(head, sizeof(head), "ok\n");
+
+    (void)!send(client->fd, head, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (len > 0) {
+        ssize_t sent = send(client->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (sent <= 0)
+            break;
+        text += sent;
+        len -= (size_t)sent;
+    }
+    hang_up(client);
+}
+
+static void execute(struct supervisor *s, struct client *client)
+{
+    struct answer a = {.json = false};
+    char *words[WORDS_MAX], *save = NULL, *text = NULL;
+    size_t len = 0;
+    int n = 0;
+
+    for (char *w = strtok_r(client->line, "\t", &save); w != NULL; w = strtok_r(NULL, "\t", &save))
+        if (n == 0 && strcmp(w, "--json") == 0)
+            a.json = true;
+        else if (n < WORDS_MAX)
+            words[n++] = w;
+    a.out = open_memstream(&text, &len);
+    if (a.out == NULL) {
+        hang_up(client);
+        return;
+    }
+    if (n == 1 && strcmp(words[0], "list") == 0)
+        list(s, &a);
+    else if (n == 1 && strcmp(words[0], "version") == 0)
+        fprintf(a.out, a.json ? "{\"viod\":\"%s\"}\n" : "viod %s\n", VIOD_VERSION);
+    else if ((n == 2 || n == 3) && strcmp(words[0], "show") == 0)
+        show(s, &a, words, n);
+    else if ((n == 1 || n == 2) && strcmp(words[0], "stats") == 0)
+        stats(s, &a, words, n);
+    else if (n == 3 && strcmp(words[0], "resize") == 0)
+        resize(s, &a, client, words);
+    else
+        snprintf(a.error, sizeof(a.error), "the daemon does not understand this request");
+    fclose(a.out);
+    if (client->waits_for == 0)
+        reply(client, a.error[0] != '\0' ? a.error : NULL, text, len);
+    free(text);
+}
+
+void control_read(struct supervisor *s, struct client *client)
+{
+    ssize_t n = read(client->fd, client->line + client->used,
+                     sizeof(client->line) - 1 - client->used);
+    char *end;
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0 || client->waits_for != 0) {
+        hang_up(client);
+        return;
+    }
+    client->used += (size_t)n;
+    client->line[client->used] = '\0';
+    end = strchr(client->line, '\n');
+    if (end != NULL) {
+        *end = '\0';
+        execute(s, client);
+    } else if (client->used == sizeof(client->line) - 1) {
+        reply(client, "the request is too long", NULL, 0);
+    }
+}
+
+void control_replied(struct supervisor *s, uint32_t id, int32_t status, const char *text)
+{
+    for (size_t i = 0; i < CLIENTS_MAX; i++) {
+        struct client *client = &s->clients[i];
+
+        if (client->fd >= 0 && id != 0 && client->waits_for == id) {
+            char line[CONFIG_ERROR_LEN];
+            int n = snprintf(line, sizeof(line), "%.400s\n", text);
+
+            if (status < 0) {
+                line[n - 1] = '\0';
+                reply(client, line, NULL, 0);
+            } else {
+                reply(client, NULL, line, (size_t)n);
+            }
+        }
+    }
+}
+
+void control_expire(struct supervisor *s, int64_t now)
+{
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        if (s->clients[i].fd >= 0 && now >= s->clients[i].until_ns)
+            reply(&s->clients[i], "the guest's worker did not answer in time", NULL, 0);
+}
+
+void control_accept(struct supervisor *s)
+{
+    int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (fd < 0)
+        return;
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        if (s->clients[i].fd < 0) {
+            s->clients[i] = (struct client){.fd = fd, .until_ns = monotonic_ns() + CLIENT_BOUND_NS};
+            return;
+        }
+    close(fd);
+}
+
+int control_open(struct supervisor *s)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int n = snprintf(address.sun_path, sizeof(address.sun_path), "%s/viod.sock",
+                     s->config->run_dir);
+    int probe;
+
+    s->listen_fd = -1;
+    if (n < 0 || (size_t)n >= sizeof(address.sun_path)) {
+        log_error("run-dir %s is too long for a socket in it", s->config->run_dir);
+        return -ENAMETOOLONG;
+    }
+    probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (probe >= 0 && connect(probe, (struct sockaddr *)&address, sizeof(address)) == 0) {
+        log_error("another viod is running: it answers at %s", address.sun_path);
+        close(probe);
+        return -EBUSY;
+    }
+    if (probe >= 0)
+        close(probe);
+    (void)unlink(address.sun_path);
+    s->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (s->listen_fd < 0 ||
+        bind(s->listen_fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+        chmod(address.sun_path, 0600) < 0 || listen(s->listen_fd, CLIENTS_MAX) < 0) {
+        int ret = -errno;
+
+        log_error("cannot listen at %s: %m", address.sun_path);
+        return ret;
+    }
+    memcpy(s->control_path, address.sun_path, sizeof(s->control_path));
+    return 0;
+}
+
+void control_close(struct supervisor *s)
+{
+    if (s->listen_fd >= 0)
+        close(s->listen_fd);
+    if (s->control_path[0] != '\0')
+        (void)unlink(s->control_path);
+}

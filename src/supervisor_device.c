@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One device node: from what xl wrote and the administrator configured to what the worker gets. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "supervisor_internal.h"
+
+void device_release(struct served_device *d)
+{
+    if (!d->has_config)
+        return;
+    device_config_free(&d->config); /* and its descriptors */
+    d->has_config = false;
+}
+
+void device_fail(struct supervisor *s, struct guest *g, struct served_device *d,
+                        const char *why)
+{
+    device_release(d);
+    snprintf(d->error, sizeof(d->error), "%s", why);
+    log_error("domain %u (%s), %s: %s", g->domid, g->name, d->name, why);
+    d->state = SERVED_FAILED;
+    (void)xenstore_set_error(s->xs, &d->node.id, why);
+    if (d->has_slot && g->state == WORKER_RUNNING && guest_find_slot(g, d->slot) == NULL)
+        guest_send(g, MESSAGE_EXPECT, d->slot, 0);
+}
+
+void device_close(struct supervisor *s, struct served_device *d)
+{
+    device_release(d);
+    d->state = SERVED_GONE;
+    (void)xenstore_set_state(s->xs, &d->node.id, NODE_STATE_CLOSED);
+}
+
+void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
+{
+    static struct message message;
+    static char text[MESSAGE_TEXT_MAX];
+    int ret = device_config_encode(&d->config, text, sizeof(text));
+
+    if (ret < 0) {
+        device_fail(s, g, d, "the configuration is too long to be handed to the worker");
+        return;
+    }
+    message_set(&message, MESSAGE_ADD, d->slot, text);
+    message.n_fds = (uint32_t)d->config.n_fds;
+    memcpy(message.fds, d->config.fds, sizeof(int) * d->config.n_fds);
+    ret = message_send(g->socket, &message);
+    device_release(d);
+    if (ret < 0)
+        device_fail(s, g, d, "the worker does not listen");
+    else
+        d->state = SERVED_ADDING;
+}
+
+/* The n-th device of its type among those of virtio=[…] that this domain serves: "blk0". */
+static void name_device(struct supervisor *s, struct served_device *d,
+                        const struct device_type *type)
+{
+    struct node_id ids[64];
+    char ignored[CONFIG_ERROR_LEN];
+    unsigned before = 0;
+    int n;
+
+    if (d->node.id.kind == NODE_VIRTIO_DISK) {
+        snprintf(d->name, sizeof(d->name), "%s", d->node.dev);
+        return;
+    }
+    n = xenstore_list_nodes(s->xs, d->node.id.domid, ids, (int)ARRAY_SIZE(ids));
+    for (int i = 0; i < n; i++) {
+        struct device_node other;
+
+        if (ids[i].kind == NODE_VIRTIO && ids[i].devid < d->node.id.devid &&
+            xenstore_read_node(s->xs, &ids[i], &other, ignored, sizeof(ignored)) == 0 &&
+            other.virtio_id == d->node.virtio_id)
+            before++;
+    }
+    if (type != NULL)
+        snprintf(d->name, sizeof(d->name), "%s%u", type->name, before);
+    else
+        snprintf(d->name, sizeof(d->name), "device%x-%u", d->node.virtio_id, before);
+}
+
+static int configure(struct supervisor *s, struct guest *g, struct served_device *d,
+                     const struct device_type *type, char *error, size_t error_len)
+{
+    static char preset_text[2048];
+    const char *presets[DISK_PRESETS] = {NULL};
+    struct guest_file *file = NULL;
+    struct stat st;
+    char path[512];
+    int ret;
+
+    snprintf(path, sizeof(path), "%s/%s.conf", s->config->config_dir, g->name);
+    if (strchr(g->name, '/') != NULL) {
+        snprintf(error, error_len, "the domain's name contains a slash: no configuration for it");
+        return -EINVAL;
+    }
+    ret = guest_file_load(path, &file, error, error_len);
+    if (ret < 0)
+        return ret;
+    memset(&d->config, 0, sizeof(d->config));
+    snprintf(d->config.name, sizeof(d->config.name), "%s", d->name);
+    d->config.virtio_id = d->node.virtio_id;
+    d->config.base = d->node.base;
+    d->config.irq = d->node.irq;
+    d->config.grant_usage = d->node.grant_usage;
+    d->has_config = true;
+    if (d->node.id.kind == NODE_VIRTIO_DISK)
+        ret = disk_presets(d->node.params, d->node.read_only, d->node.discard_enable, preset_text,
+                           sizeof(preset_text), presets);
+    if (ret == 0)
+        ret = device_config_fill(&d->config, type, file,
+                                 d->node.id.kind == NODE_VIRTIO_DISK ? presets : NULL, error,
+                                 error_len);
+    guest_file_free(file);
+    if (ret < 0)
+        return ret;
+    ret = type->open(&d->config, error, error_len);
+    if (ret < 0)
+        return ret;
+    snprintf(d->backing, sizeof(d->backing), "%s", device_config_string(&d->config, "path"));
+    if (d->config.n_fds > 0 && fstat(d->config.fds[0], &st) == 0 && S_ISBLK(st.st_mode))
+        d->backing_device = st.st_rdev;
+    return 0;
+}
+
+void device_configure(struct supervisor *s, struct guest *g, struct served_device *d)
+{
+    const struct device_type *type = device_type_by_id(d->node.virtio_id);
+    char error[CONFIG_ERROR_LEN];
+    uint64_t slot = (d->node.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT;
+    struct served_device *other;
+
+    name_device(s, d, type);
+    if (slot >= XEN_VIRTIO_SLOTS) {
+        snprintf(error, sizeof(error),
+                 "register window at %#llx: a domain has %u slots from %#x on",
+                 (unsigned long long)d->node.base, XEN_VIRTIO_SLOTS, XEN_VIRTIO_MMIO_BASE);
+        goto fail;
+    }
+    other = guest_find_slot(g, (uint32_t)slot);
+    if (other != NULL) {
+        snprintf(error, sizeof(error), "wants the same slot (base %#llx) as %s",
+                 (unsigned long long)d->node.base, other->name);
+        goto fail;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        if (&g->devices[i] != d && g->devices[i].used && g->devices[i].state < SERVED_FAILED &&
+            g->devices[i].node.irq == d->node.irq) {
+            snprintf(error, sizeof(error), "wants the same interrupt (SPI %u) as %s", d->node.irq,
+                     g->devices[i].name);
+            goto fail;
+        }
+    d->slot = (uint32_t)slot;
+    d->has_slot = true;
+    if (type == NULL) {
+        snprintf(error, sizeof(error),
+                 "virtio device number %u (\"virtio,device%x\") is not served by this version",
+                 d->node.virtio_id, d->node.virtio_id);
+        goto fail;
+    }
+    if (d->node.grant_usage) {
+        snprintf(error, sizeof(error),
+                 "grant_usage=1 is not supported by this version: write grant_usage=0 for this "
+                 "device in the domain's xl configuration");
+        goto fail;
+    }
+    if (configure(s, g, d, type, error, sizeof(error)) < 0)
+        goto fail;
+    d->state = SERVED_WAITING;
+    if (g->state == WORKER_RUNNING)
+        device_send(s, g, d);
+    return;
+fail:
+    device_fail(s, g, d, error);
+}

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One guest and its worker process: start, messages, end. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "supervisor_internal.h"
+
+#define WORKER_SOCKET 3
+/* How long a worker may take to let go of its guest before it is killed. */
+#define QUIT_BOUND_NS (INT64_C(5) * 1000000000)
+
+/* ---- looking up ---- */
+
+struct guest *guest_find(struct supervisor *s, uint32_t domid)
+{
+    for (struct guest *g = s->guests; g != NULL; g = g->next)
+        if (g->domid == domid)
+            return g;
+    return NULL;
+}
+
+struct guest *supervisor_find_guest(struct supervisor *s, const char *word)
+{
+    char *end;
+    unsigned long domid = strtoul(word, &end, 10);
+
+    for (struct guest *g = s->guests; g != NULL; g = g->next) {
+        char name[64];
+
+        /* A domain can be renamed at any time: ask for its name now. */
+        if (xenstore_domain_name(s->xs, g->domid, name, sizeof(name)) < 0)
+            snprintf(name, sizeof(name), "%s", g->name);
+        if (strcmp(name, word) == 0)
+            return g;
+    }
+    return *word != '\0' && *end == '\0' ? guest_find(s, (uint32_t)domid) : NULL;
+}
+
+struct served_device *guest_find_device(struct guest *guest, const char *name)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(guest->devices); i++)
+        if (guest->devices[i].used && strcmp(guest->devices[i].name, name) == 0)
+            return &guest->devices[i];
+    return NULL;
+}
+
+struct served_device *guest_find_node(struct guest *guest, const struct node_id *id)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(guest->devices); i++) {
+        const struct node_id *it = &guest->devices[i].node.id;
+
+        if (guest->devices[i].used && it->kind == id->kind && it->devid == id->devid)
+            return &guest->devices[i];
+    }
+    return NULL;
+}
+
+struct served_device *guest_find_slot(struct guest *guest, uint32_t slot)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(guest->devices); i++) {
+        struct served_device *d = &guest->devices[i];
+
+        if (d->used && d->has_slot && d->slot == slot && d->state != SERVED_GONE &&
+            d->state != SERVED_FAILED)
+            return d;
+    }
+    return NULL;
+}
+
+/* ---- workers ---- */
+
+void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t status)
+{
+    static struct message message;
+
+    message_set(&message, type, slot, NULL);
+    message.status = status;
+    if (g->socket >= 0)
+        (void)message_send(g->socket, &message); /* a dead worker shows as end of file */
+}
+
+static int make_stats(const struct worker_stats **stats)
+{
+    int fd = memfd_create("viod-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    void *p;
+
+    if (fd < 0)
+        return -errno;
+    /* Sealed: a worker that shrinks the file would kill the supervisor at the next look. */
+    if (ftruncate(fd, sizeof(struct worker_stats)) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        goto fail;
+    p = mmap(NULL, sizeof(struct worker_stats), PROT_READ, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+        goto fail;
+    *stats = p;
+    return fd;
+fail:
+    close(fd);
+    return -errno;
+}
+
+static void exec_worker(int socket)
+{
+    static char name[] = "viod", option[] = "--worker";
+    static char *const argv[] = {name, option, NULL};
+    sigset_t none;
+
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (dup2(socket, WORKER_SOCKET) < 0)
+        _exit(127);
+    if (socket == WORKER_SOCKET)
+        fcntl(socket, F_SETFD, 0);
+    execv("/proc/self/exe", argv);
+    _exit(127);
+}
+
+static uint32_t io_threads(const struct daemon_config *config)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (!config->iothreads_auto)
+        return config->iothreads;
+    /* On one CPU a second thread only adds a switch between it and the first. */
+    return cpus <= 1 ? 0 : 1;
+}
+
+int guest_start_worker(struct supervisor *s, struct guest *g)
+{
+    static struct message message;
+    struct start_settings settings = {.domid = g->domid,
+                                      .uid = s->config->worker_uid_base + g->domid,
+                                      .iothreads = io_threads(s->config),
+                                      .poll_max_us = s->config->poll_max_us,
+                                      .expected = 0,
+                                      .log_level = s->config->log_level};
+    int pair[2], stats_fd, ret;
+
+    snprintf(settings.name, sizeof(settings.name), "%s", g->name);
+    snprintf(settings.root, sizeof(settings.root), "%s" EMPTY_ROOT, s->config->run_dir);
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        if (g->devices[i].used && g->devices[i].state == SERVED_WAITING)
+            settings.expected |= 1u << g->devices[i].slot;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return -errno;
+    stats_fd = make_stats(&g->stats);
+    if (stats_fd < 0) {
+        ret = stats_fd;
+        goto fail;
+    }
+    g->pid = fork();
+    if (g->pid < 0) {
+        ret = -errno;
+        close(stats_fd);
+        goto fail;
+    }
+    if (g->pid == 0)
+        exec_worker(pair[1]);
+    close(pair[1]);
+    g->socket = pair[0];
+    fcntl(g->socket, F_SETFL, O_NONBLOCK);
+    g->state = WORKER_STARTING;
+    message_set(&message, MESSAGE_START, 0, NULL);
+    memcpy(message.text, &settings, sizeof(settings));
+    message.text_len = sizeof(settings);
+    message.fds[0] = stats_fd;
+    message.n_fds = 1;
+    ret = message_send(g->socket, &message);
+    close(stats_fd);
+    return ret; /* if it failed, the worker ends, and that is seen */
+fail:
+    close(pair[0]);
+    close(pair[1]);
+    return ret;
+}
+
+void guest_quit_worker(struct guest *g)
+{
+    if (g->state == WORKER_QUITTING)
+        return;
+    g->state = WORKER_QUITTING;
+    g->kill_at_ns = monotonic_ns() + QUIT_BOUND_NS;
+    guest_send(g, MESSAGE_QUIT, 0, 0);
+}
+
+void guest_free(struct supervisor *s, struct guest *g)
+{
+    for (struct guest **p = &s->guests; *p != NULL; p = &(*p)->next)
+        if (*p == g) {
+            *p = g->next;
+            break;
+        }
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        device_release(&g->devices[i]);
+    if (g->socket >= 0)
+        close(g->socket);
+    if (g->stats != NULL)
+        munmap((void *)(uintptr_t)g->stats, sizeof(*g->stats));
+    free(g);
+}
+
+struct guest *guest_new(struct supervisor *s, uint32_t domid)
+{
+    struct guest *g = calloc(1, sizeof(*g));
+
+    if (g == NULL)
+        return NULL;
+    g->domid = domid;
+    g->socket = -1;
+    g->pid = -1;
+    if (xenstore_domain_name(s->xs, domid, g->name, sizeof(g->name)) < 0)
+        snprintf(g->name, sizeof(g->name), "?");
+    g->next = s->guests;
+    s->guests = g;
+    return g;
+}
+
+/* The process is gone. Its guest may be gone too, or it has lost its devices. */
+static void worker_ended(struct supervisor *s, struct guest *g, int status)
+{
+    bool expected = g->state == WORKER_QUITTING;
+    uint32_t domid = g->domid;
+    char why[CONFIG_ERROR_LEN];
+
+    if (WIFSIGNALED(status))
+        snprintf(why, sizeof(why), "the worker was killed by signal %d (%s)", WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(why, sizeof(why), "the worker ended with status %d", WEXITSTATUS(status));
+    g->pid = -1;
+    if (!expected)
+        log_error("domain %u (%s): %s", domid, g->name, g->failure[0] != '\0' ? g->failure : why);
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+        struct served_device *d = &g->devices[i];
+
+        if (!d->used || d->state == SERVED_GONE)
+            continue;
+        if (!expected && d->state != SERVED_REMOVING && d->state != SERVED_FAILED) {
+            device_fail(s, g, d, g->failure[0] != '\0' ? g->failure : why);
+            /* The guest's side of the state: whoever looks sees that nobody serves it. */
+            (void)xenstore_set_state(s->xs, &d->node.id, NODE_STATE_CLOSED);
+        } else {
+            device_close(s, d);
+        }
+    }
+    if (g->socket >= 0)
+        close(g->socket);
+    g->socket = -1;
+    if (expected || !xenstore_domain_alive(s->xs, domid)) {
+        bool rescan = g->rescan;
+
+        guest_free(s, g);
+        if (rescan)
+            guest_scan(s, domid);
+    } else {
+        g->state = WORKER_QUITTING; /* stays to be looked at until the domain is gone */
+        g->kill_at_ns = 0;
+    }
+}
+
+static void worker_said(struct supervisor *s, struct guest *g, const struct message *m)
+{
+    struct served_device *d = NULL;
+
+    if (m->slot < XEN_VIRTIO_SLOTS)
+        d = guest_find_slot(g, m->slot);
+    switch (m->type) {
+    case MESSAGE_READY:
+        if (g->state != WORKER_STARTING)
+            return;
+        g->state = WORKER_RUNNING;
+        g->n_vcpus = m->status > 0 ? (uint32_t)m->status : 1;
+        log_info("domain %u (%s): worker %d serves it", g->domid, g->name, (int)g->pid);
+        for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+            if (g->devices[i].used && g->devices[i].state == SERVED_WAITING)
+                device_send(s, g, &g->devices[i]);
+        return;
+    case MESSAGE_FAILED:
+        snprintf(g->failure, sizeof(g->failure), "%.*s", (int)sizeof(g->failure) - 1, m->text);
+        return;
+    case MESSAGE_ADDED:
+        if (d == NULL || d->state != SERVED_ADDING)
+            return;
+        d->state = SERVED_READY;
+        log_info("domain %u (%s), %s: %s in slot %u (base %#llx, SPI %u)", g->domid, g->name,
+                 d->name, d->backing, d->slot, (unsigned long long)d->node.base, d->node.irq);
+        (void)xenstore_set_error(s->xs, &d->node.id, NULL);
+        (void)xenstore_set_state(s->xs, &d->node.id, NODE_STATE_INIT_WAIT);
+        return;
+    case MESSAGE_ADD_FAILED:
+        if (d != NULL && d->state == SERVED_ADDING) {
+            char why[CONFIG_ERROR_LEN];
+
+            snprintf(why, sizeof(why), "%.*s", (int)sizeof(why) - 1, m->text);
+            device_fail(s, g, d, why);
+        }
+        return;
+    case MESSAGE_REMOVED:
+        if (d != NULL && d->state == SERVED_REMOVING) {
+            log_info("domain %u (%s), %s: closed", g->domid, g->name, d->name);
+            device_close(s, d);
+        }
+        return;
+    case MESSAGE_CONTROL_REPLY:
+        control_replied(s, m->id, m->status, m->text);
+        return;
+    default:
+        return;
+    }
+}
+
+void guest_readable(struct supervisor *s, struct guest *g)
+{
+    static struct message message;
+    int ret;
+
+    while ((ret = message_receive(g->socket, &message)) == 1) {
+        message_close_fds(&message); /* a worker has nothing to give us */
+        worker_said(s, g, &message);
+    }
+    if (ret == -EAGAIN)
+        return;
+    /* End of file: waitpid tells how it ended. Anything else is not said by our worker. */
+    if (ret != 0 && g->pid > 0)
+        kill(g->pid, SIGKILL);
+    close(g->socket);
+    g->socket = -1;
+}
+
+void guests_reap(struct supervisor *s)
+{
+    int status;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        for (struct guest *g = s->guests; g != NULL; g = g->next)
+            if (g->pid == pid) {
+                if (g->socket >= 0)
+                    guest_readable(s, g); /* its last words */
+                worker_ended(s, g, status);
+                break;
+            }
+}
+
+int guest_control(struct guest *guest, const struct served_device *device, uint32_t id,
+                  const char *request)
+{
+    static struct message message;
+
+    if (guest->state != WORKER_RUNNING || device->state != SERVED_READY)
+        return -ENODEV;
+    message_set(&message, MESSAGE_CONTROL, device->slot, request);
+    message.id = id;
+    return message_send(guest->socket, &message);
+}

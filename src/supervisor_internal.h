@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shared by supervisor*.c only. */
+#ifndef VIOD_SUPERVISOR_INTERNAL_H
+#define VIOD_SUPERVISOR_INTERNAL_H
+
+#include <sys/types.h>
+
+#include "config.h"
+#include "message.h"
+#include "stats.h"
+#include "supervisor.h"
+#include "xen/xen.h"
+#include "xen/xenstore.h"
+
+enum served_state {
+    SERVED_WAITING,  /* opened; the worker is not ready yet */
+    SERVED_ADDING,   /* the worker was told */
+    SERVED_READY,
+    SERVED_FAILED,   /* see error */
+    SERVED_REMOVING, /* the worker was told */
+    SERVED_GONE,     /* closed; the node may still be there */
+};
+
+/* One device node of a guest. */
+struct served_device {
+    bool used;
+    struct device_node node;
+    char name[32];
+    enum served_state state;
+    uint32_t slot;
+    bool has_slot;
+    struct device_config config; /* opened, until it is handed over */
+    bool has_config;
+    char backing[1024];          /* what it is on the host, for people */
+    dev_t backing_device;        /* of a block device; 0 otherwise */
+    char error[CONFIG_ERROR_LEN];
+};
+
+enum worker_state { WORKER_STARTING, WORKER_RUNNING, WORKER_QUITTING };
+
+/* One guest. */
+struct guest {
+    struct guest *next;
+    uint32_t domid;
+    char name[64];               /* when it was first seen */
+    enum worker_state state;
+    pid_t pid;
+    int socket;
+    int64_t kill_at_ns;          /* QUITTING: no longer than this; 0 = not set */
+    uint32_t n_vcpus;
+    const struct worker_stats *stats;
+    struct served_device devices[2 * STATS_DEVICES_MAX]; /* twice: old ones stay to be looked at */
+    bool rescan;                 /* nodes were seen that wait for this worker's end */
+    char failure[CONFIG_ERROR_LEN]; /* why it cannot be served at all */
+};
+
+#define CLIENTS_MAX 16
+
+/* A viodctl. */
+struct client {
+    int fd;                      /* -1: free */
+    char line[512];
+    size_t used;
+    uint32_t waits_for;          /* id of a MESSAGE_CONTROL; 0: none */
+    int64_t until_ns;
+};
+
+struct supervisor {
+    const struct daemon_config *config;
+    struct xenstore *xs;
+    struct guest *guests;
+    int signal_fd, listen_fd, uevent_fd;
+    struct client clients[CLIENTS_MAX];
+    uint32_t next_control_id;
+    char control_path[108];
+    bool stopping;
+};
+
+/* Where workers live: an empty folder below run_dir. */
+#define EMPTY_ROOT "/empty"
+
+/* supervisor.c */
+/* Looks at all nodes of a guest, as if each had just changed. */
+void guest_scan(struct supervisor *s, uint32_t domid);
+
+/* supervisor_device.c */
+/* Reads the configuration and opens what the device needs; hands it over if the worker is ready. */
+void device_configure(struct supervisor *s, struct guest *g, struct served_device *d);
+void device_send(struct supervisor *s, struct guest *g, struct served_device *d);
+/* The device is not served: log, xenstore and viodctl say why. */
+void device_fail(struct supervisor *s, struct guest *g, struct served_device *d, const char *why);
+/* State 6: nothing of it is left. */
+void device_close(struct supervisor *s, struct served_device *d);
+void device_release(struct served_device *d);
+
+/* supervisor_guest.c */
+struct guest *guest_find(struct supervisor *s, uint32_t domid);
+struct served_device *guest_find_node(struct guest *guest, const struct node_id *id);
+/* The device that has the slot now; NULL: none. */
+struct served_device *guest_find_slot(struct guest *guest, uint32_t slot);
+struct guest *guest_new(struct supervisor *s, uint32_t domid);
+void guest_free(struct supervisor *s, struct guest *g);
+int guest_start_worker(struct supervisor *s, struct guest *g);
+void guest_quit_worker(struct guest *g);
+void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t status);
+void guest_readable(struct supervisor *s, struct guest *g);
+/* After SIGCHLD. */
+void guests_reap(struct supervisor *s);
+struct guest *supervisor_find_guest(struct supervisor *s, const char *name_or_domid);
+struct served_device *guest_find_device(struct guest *guest, const char *name);
+/* Sends a request to a device; 0 or -errno. */
+int guest_control(struct guest *guest, const struct served_device *device, uint32_t id,
+                  const char *request);
+
+/* supervisor_control.c */
+int control_open(struct supervisor *s);
+void control_close(struct supervisor *s);
+void control_accept(struct supervisor *s);
+void control_read(struct supervisor *s, struct client *client);
+void control_replied(struct supervisor *s, uint32_t id, int32_t status, const char *text);
+void control_expire(struct supervisor *s, int64_t now);
+
+/* supervisor_uevent.c: grown block devices. */
+int uevent_open(void);
+void uevent_read(struct supervisor *s);
+
+#endif

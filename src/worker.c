@@ -1,0 +1,657 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "devices/table.h"
+#include "log.h"
+#include "message.h"
+#include "sandbox.h"
+#include "virtio_mmio.h"
+#include "xen/xen.h"
+
+#define WINDOW_LEN (XEN_VIRTIO_SLOTS * XEN_VIRTIO_MMIO_SLOT)
+#define IO_THREADS_MAX (STATS_THREADS_MAX - 1)
+/* Requests served per turn of the loop: other work gets its turn too. */
+#define REQUEST_BUDGET 32
+/* vCPUs that can wait at once: Xen on Arm has at most 128. */
+#define VCPUS_MAX 128u
+/* How long an access waits for a device that is still being set up. */
+#define HOLD_BOUND_NS (INT64_C(10) * 1000000000)
+#define RING_ENTRIES 256u
+
+struct io_thread {
+    struct worker *worker;
+    pthread_t thread;
+    struct event_loop *loop;
+    unsigned index;
+};
+
+struct slot {
+    struct worker *worker;
+    unsigned index;
+    struct virtio_device *dev; /* NULL: empty */
+    struct virtio_mmio *mmio;
+    bool expected;             /* a device is being set up here: hold accesses */
+    bool removing;
+};
+
+struct worker {
+    int socket;
+    struct start_settings settings;
+    struct worker_stats *stats;
+    struct hypervisor *hv;
+    uint32_t n_vcpus;
+    struct guest_memory *memory;
+    struct event_loop *mmio_loop;
+    struct io_thread threads[IO_THREADS_MAX];
+    struct event_loop *io_loops[IO_THREADS_MAX];
+    size_t n_io_loops;
+    pthread_barrier_t threads_ready;
+    struct loop_poller poller;
+    struct loop_fd events, control;
+    struct slot slots[XEN_VIRTIO_SLOTS];
+    unsigned n_removing;
+    bool quitting;
+
+    /* Accesses to slots whose device is expected. */
+    struct mmio_request held[VCPUS_MAX];
+    unsigned n_held;
+    struct loop_timer hold_bound;
+
+    /* All I/O stands still, or is about to, so that mappings can be dropped. */
+    bool pausing;
+    bool drop_all;
+    unsigned pauses_pending;
+    struct mmio_request invalidates[VCPUS_MAX];
+    unsigned n_invalidates;
+    struct loop_work refresh;  /* an I/O thread met a stale mapping */
+};
+
+/* What the backends use; the rings can do nothing else. */
+static const uint8_t ring_ops[] = {
+    IORING_OP_READ,       IORING_OP_WRITE,       IORING_OP_READV, IORING_OP_WRITEV,
+    IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
+    IORING_OP_NOP,
+};
+
+static void tell(struct worker *w, enum message_type type, uint32_t slot, uint32_t id,
+                 int32_t status, const char *text)
+{
+    static struct message message; /* the MMIO thread only */
+
+    message_set(&message, type, slot, text);
+    message.id = id;
+    message.status = status;
+    (void)message_send(w->socket, &message); /* if the supervisor is gone, control says so */
+}
+
+/* ---- all I/O stands still ---- */
+
+static void pause_is_over(struct worker *w)
+{
+    if (w->drop_all)
+        guest_memory_drop(w->memory);
+    else
+        guest_memory_drop_stale(w->memory);
+    w->drop_all = false;
+    w->pausing = false;
+    for (unsigned i = 0; i < w->n_invalidates; i++)
+        w->hv->ops->finish_request(w->hv, &w->invalidates[i]);
+    w->n_invalidates = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++)
+        if (w->slots[i].dev != NULL)
+            virtio_device_resume(w->slots[i].dev);
+}
+
+static void device_paused(struct virtio_device *dev)
+{
+    struct worker *w = ((struct slot *)dev->worker)->worker;
+
+    if (--w->pauses_pending == 0)
+        pause_is_over(w);
+}
+
+static void pause_all(struct worker *w)
+{
+    if (w->pausing)
+        return;
+    w->pausing = true;
+    w->pauses_pending = 1; /* ours, until all were asked */
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++)
+        if (w->slots[i].dev != NULL) {
+            w->pauses_pending++;
+            virtio_device_pause(w->slots[i].dev, device_paused);
+        }
+    if (--w->pauses_pending == 0)
+        pause_is_over(w);
+}
+
+static void run_refresh(struct loop_work *work)
+{
+    pause_all(container_of(work, struct worker, refresh));
+}
+
+/* Any thread. */
+static void memory_stale(struct virtio_device *dev)
+{
+    struct worker *w = ((struct slot *)dev->worker)->worker;
+
+    loop_post(w->mmio_loop, &w->refresh);
+}
+
+/* ---- trapped accesses ---- */
+
+static void finish(struct worker *w, const struct mmio_request *request)
+{
+    w->hv->ops->finish_request(w->hv, request);
+}
+
+static void device_finished(struct virtio_mmio *mmio, void *arg,
+                            const struct mmio_request *request)
+{
+    (void)mmio;
+    finish(arg, request);
+}
+
+static void access_slot(struct worker *w, struct slot *slot, struct mmio_request *request)
+{
+    uint32_t offset = (uint32_t)(request->addr % XEN_VIRTIO_MMIO_SLOT);
+
+    if (slot->mmio == NULL || slot->removing) {
+        if (request->kind == REQUEST_READ)
+            request->data = virtio_mmio_empty_read(offset, request->size);
+        finish(w, request);
+    } else if (virtio_mmio_is_notify(offset, request)) {
+        /* The vCPU runs on while the queue is looked at. */
+        stat_add(&w->stats->notifies, 1);
+        finish(w, request);
+        virtio_mmio_access(slot->mmio, offset, request);
+    } else if (virtio_mmio_access(slot->mmio, offset, request)) {
+        finish(w, request);
+    }
+}
+
+static void serve_access(struct worker *w, struct mmio_request *request)
+{
+    uint64_t offset = request->addr - XEN_VIRTIO_MMIO_BASE;
+    struct slot *slot;
+
+    if (offset >= WINDOW_LEN ||
+        offset % XEN_VIRTIO_MMIO_SLOT + request->size > XEN_VIRTIO_MMIO_SLOT) {
+        request->data = ~UINT64_C(0); /* not claimed by us: as Xen answers where nobody is */
+        finish(w, request);
+        return;
+    }
+    slot = &w->slots[offset / XEN_VIRTIO_MMIO_SLOT];
+    if (slot->expected && w->n_held < VCPUS_MAX) {
+        w->held[w->n_held++] = *request;
+        if (w->n_held == 1)
+            loop_set_timer(w->mmio_loop, &w->hold_bound, HOLD_BOUND_NS);
+        return;
+    }
+    access_slot(w, slot, request);
+}
+
+static void release_held(struct worker *w, const struct slot *slot)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < w->n_held; i++) {
+        struct mmio_request request = w->held[i];
+        uint64_t index = (request.addr - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT;
+
+        if (slot != NULL && index != slot->index)
+            w->held[kept++] = request;
+        else
+            access_slot(w, &w->slots[index], &request);
+    }
+    w->n_held = kept;
+    if (kept == 0)
+        loop_cancel_timer(w->mmio_loop, &w->hold_bound);
+}
+
+static void hold_bound_reached(struct loop_timer *timer)
+{
+    struct worker *w = container_of(timer, struct worker, hold_bound);
+
+    log_host("a device was not set up within 10 s: the guest sees its slot empty");
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++)
+        w->slots[i].expected = false;
+    release_held(w, NULL);
+}
+
+static bool poll_requests(struct loop_poller *poller)
+{
+    struct worker *w = container_of(poller, struct worker, poller);
+    struct mmio_request request;
+    int served = 0;
+
+    while (served < REQUEST_BUDGET && w->hv->ops->next_request(w->hv, &request) == 1) {
+        served++;
+        switch (request.kind) {
+        case REQUEST_READ:
+            stat_add(&w->stats->mmio_reads, 1);
+            serve_access(w, &request);
+            break;
+        case REQUEST_WRITE:
+            stat_add(&w->stats->mmio_writes, 1);
+            serve_access(w, &request);
+            break;
+        case REQUEST_INVALIDATE:
+            /* Answered when nothing of the guest's RAM is mapped any more: one per vCPU waits. */
+            stat_add(&w->stats->invalidates, 1);
+            if (w->n_invalidates == VCPUS_MAX) {
+                finish(w, &request);
+                break;
+            }
+            w->invalidates[w->n_invalidates++] = request;
+            w->drop_all = true;
+            pause_all(w);
+            break;
+        case REQUEST_UNKNOWN:
+            stat_add(&w->stats->unknown_requests, 1);
+            log_guest("unknown kind of request from vCPU %u", request.vcpu);
+            request.data = ~UINT64_C(0);
+            finish(w, &request);
+            break;
+        }
+    }
+    return served > 0;
+}
+
+static void copy_memory_stats(struct worker *w)
+{
+    struct guest_memory_stats stats = guest_memory_stats(w->memory);
+
+    atomic_store_explicit(&w->stats->map_calls, stats.map_calls, memory_order_relaxed);
+    atomic_store_explicit(&w->stats->mapped_chunks, stats.mapped_chunks, memory_order_relaxed);
+    atomic_store_explicit(&w->stats->memory_drops, stats.drops, memory_order_relaxed);
+}
+
+static bool arm_requests(struct loop_poller *poller)
+{
+    struct worker *w = container_of(poller, struct worker, poller);
+
+    copy_memory_stats(w);
+    return w->hv->ops->arm(w->hv);
+}
+
+static void disarm_requests(struct loop_poller *poller)
+{
+    struct worker *w = container_of(poller, struct worker, poller);
+
+    w->hv->ops->disarm(w->hv);
+}
+
+/* ---- devices come and go ---- */
+
+static int add_device(struct worker *w, struct slot *slot, struct message *message, char *error,
+                      size_t error_len)
+{
+    const struct virtio_environment env = {.hv = w->hv,
+                                           .memory = w->memory,
+                                           .mmio_loop = w->mmio_loop,
+                                           .io_loops = w->io_loops,
+                                           .n_io_loops = w->n_io_loops,
+                                           .memory_stale = memory_stale,
+                                           .worker = slot};
+    const struct virtio_device_ops *ops;
+    struct device_config config = {0};
+    int ret;
+
+    ret = device_config_decode(message->text, message->text_len, &config, error, error_len);
+    if (ret < 0)
+        return ret;
+    config.n_vcpus = w->n_vcpus;
+    for (size_t i = 0; i < DEVICE_FDS_MAX; i++)
+        config.fds[i] = -1;
+    config.n_fds = MIN(message->n_fds, DEVICE_FDS_MAX);
+    for (size_t i = 0; i < config.n_fds; i++) {
+        config.fds[i] = message->fds[i];
+        message->fds[i] = -1;
+    }
+    ops = virtio_device_ops_by_id(config.virtio_id);
+    if (ops == NULL) {
+        snprintf(error, error_len, "no such device type: %u", config.virtio_id);
+        ret = -ENODEV;
+        goto out;
+    }
+    ret = virtio_device_create(ops, &env, &config, &w->stats->devices[slot->index], &slot->dev,
+                               error, error_len);
+    if (ret < 0)
+        goto out;
+    ret = virtio_mmio_create(slot->dev, device_finished, w, &slot->mmio);
+    if (ret < 0) {
+        snprintf(error, error_len, "out of memory");
+        virtio_device_destroy(slot->dev);
+        slot->dev = NULL;
+        goto out;
+    }
+    if (w->pausing) { /* it has no queue running; it joins in at the end */
+        slot->dev->pausing = true;
+    }
+out:
+    device_config_free(&config); /* and the descriptors that the device did not take over */
+    return ret;
+}
+
+static void finish_removals(struct worker *w)
+{
+    bool empty = true;
+
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots) && w->n_removing > 0; i++) {
+        struct slot *slot = &w->slots[i];
+
+        if (!slot->removing || slot->dev->resetting || slot->dev->stops_pending > 0 ||
+            w->pausing)
+            continue;
+        virtio_mmio_destroy(slot->mmio);
+        virtio_device_destroy(slot->dev);
+        slot->mmio = NULL;
+        slot->dev = NULL;
+        slot->removing = false;
+        w->n_removing--;
+        for (size_t j = 0; j < ARRAY_SIZE(w->slots); j++)
+            empty &= w->slots[j].dev == NULL;
+        /* A page that we hold would keep the destroyed domain from going away. */
+        if (empty)
+            guest_memory_drop(w->memory);
+        tell(w, MESSAGE_REMOVED, (uint32_t)i, 0, 0, NULL);
+    }
+    if (w->quitting && w->n_removing == 0)
+        loop_stop(w->mmio_loop);
+}
+
+static void remove_device(struct worker *w, struct slot *slot)
+{
+    if (slot->removing)
+        return;
+    if (slot->dev == NULL) {
+        tell(w, MESSAGE_REMOVED, slot->index, 0, 0, NULL);
+        return;
+    }
+    slot->removing = true;
+    w->n_removing++;
+    virtio_device_reset(slot->dev);
+}
+
+static void control_device(struct worker *w, struct slot *slot, const struct message *message)
+{
+    char reply[256] = "";
+    int ret = -ENODEV;
+
+    if (slot->dev != NULL && !slot->removing) {
+        ret = -EOPNOTSUPP;
+        if (slot->dev->ops->control != NULL)
+            ret = slot->dev->ops->control(slot->dev, message->text, reply, sizeof(reply));
+    }
+    if (ret < 0 && reply[0] == '\0')
+        snprintf(reply, sizeof(reply), "%s", strerror(-ret));
+    tell(w, MESSAGE_CONTROL_REPLY, slot->index, message->id, ret, reply);
+}
+
+static void quit(struct worker *w)
+{
+    w->quitting = true;
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++)
+        if (w->slots[i].dev != NULL)
+            remove_device(w, &w->slots[i]);
+}
+
+static void serve_message(struct worker *w, struct message *message)
+{
+    char error[CONFIG_ERROR_LEN];
+    struct slot *slot;
+    int ret;
+
+    if (message->type == MESSAGE_QUIT) {
+        quit(w);
+        return;
+    }
+    if (message->slot >= ARRAY_SIZE(w->slots))
+        return;
+    slot = &w->slots[message->slot];
+    switch (message->type) {
+    case MESSAGE_EXPECT:
+        slot->expected = slot->dev == NULL && message->status != 0;
+        if (!slot->expected)
+            release_held(w, slot);
+        break;
+    case MESSAGE_ADD:
+        if (slot->dev != NULL) {
+            tell(w, MESSAGE_ADD_FAILED, message->slot, 0, -EEXIST, "the slot is taken");
+            break;
+        }
+        ret = add_device(w, slot, message, error, sizeof(error));
+        slot->expected = false;
+        if (ret < 0)
+            tell(w, MESSAGE_ADD_FAILED, message->slot, 0, ret, error);
+        else
+            tell(w, MESSAGE_ADDED, message->slot, 0, 0, NULL);
+        release_held(w, slot);
+        break;
+    case MESSAGE_REMOVE:
+        remove_device(w, slot);
+        break;
+    case MESSAGE_CONTROL:
+        control_device(w, slot, message);
+        break;
+    default:
+        log_warning("unknown message %u from the supervisor", message->type);
+    }
+}
+
+static void control_ready(struct loop_fd *fd)
+{
+    static struct message message; /* the MMIO thread only; too large for a stack */
+    struct worker *w = container_of(fd, struct worker, control);
+    int ret = message_receive(fd->fd, &message);
+
+    if (ret == -EAGAIN)
+        return;
+    if (ret <= 0) {
+        log_error("the supervisor is gone: this guest's devices stop");
+        loop_remove_fd(fd);
+        quit(w);
+        return;
+    }
+    serve_message(w, &message);
+    message_close_fds(&message);
+}
+
+/* The requests are found by poll_requests. */
+static void events_ready(struct loop_fd *fd)
+{
+    (void)fd;
+}
+
+/* ---- removals are looked at whenever the loop turns ---- */
+
+static bool poll_all(struct loop_poller *poller)
+{
+    struct worker *w = container_of(poller, struct worker, poller);
+    bool progress = poll_requests(poller);
+
+    if (w->n_removing > 0 || w->quitting)
+        finish_removals(w);
+    return progress;
+}
+
+/* ---- start ---- */
+
+static void *io_thread_main(void *arg)
+{
+    struct io_thread *t = arg;
+    struct worker *w = t->worker;
+    const struct loop_config config = {.entries = RING_ENTRIES,
+                                       .poll_max_ns = w->settings.poll_max_us * 1000,
+                                       .allowed_ops = ring_ops,
+                                       .n_allowed_ops = sizeof(ring_ops),
+                                       .stats = &w->stats->threads[1 + t->index]};
+    char name[16];
+    int ret;
+
+    snprintf(name, sizeof(name), "io%u", t->index);
+    pthread_setname_np(pthread_self(), name);
+    /* A ring works for the thread that made it only; and none can be made in the sandbox. */
+    ret = event_loop_create(&config, &t->loop);
+    if (ret < 0)
+        log_error("cannot make an io_uring: %s%s", strerror(-ret),
+                  ret == -ENOSYS || ret == -EPERM ? " (is it enabled? see kernel.io_uring_disabled)"
+                                                  : "");
+    pthread_barrier_wait(&w->threads_ready);
+    if (t->loop != NULL)
+        event_loop_run(t->loop);
+    return NULL;
+}
+
+static int start_threads(struct worker *w)
+{
+    unsigned n = MIN(w->settings.iothreads, IO_THREADS_MAX);
+    sigset_t all, old;
+    int ret;
+
+    if (n == 0) {
+        w->io_loops[0] = w->mmio_loop;
+        w->n_io_loops = 1;
+        return 0;
+    }
+    pthread_barrier_init(&w->threads_ready, NULL, n + 1);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    for (unsigned i = 0; i < n; i++) {
+        w->threads[i] = (struct io_thread){.worker = w, .index = i};
+        ret = pthread_create(&w->threads[i].thread, NULL, io_thread_main, &w->threads[i]);
+        if (ret != 0)
+            return -ret; /* the process ends */
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_barrier_wait(&w->threads_ready);
+    for (unsigned i = 0; i < n; i++) {
+        if (w->threads[i].loop == NULL)
+            return -ENOSYS;
+        w->io_loops[i] = w->threads[i].loop;
+    }
+    w->n_io_loops = n;
+    return 0;
+}
+
+static int receive_start(struct worker *w)
+{
+    static struct message message;
+    void *p;
+
+    if (message_receive(w->socket, &message) != 1 || message.type != MESSAGE_START ||
+        message.text_len != sizeof(w->settings) || message.n_fds != 1)
+        return -EPROTO;
+    memcpy(&w->settings, message.text, sizeof(w->settings));
+    p = mmap(NULL, sizeof(*w->stats), PROT_READ | PROT_WRITE, MAP_SHARED, message.fds[0], 0);
+    message_close_fds(&message);
+    if (p == MAP_FAILED)
+        return -errno;
+    w->stats = p;
+    return 0;
+}
+
+static int start(struct worker *w, char *error, size_t error_len)
+{
+    struct loop_config config = {.entries = RING_ENTRIES,
+                                 .allowed_ops = ring_ops,
+                                 .n_allowed_ops = sizeof(ring_ops)};
+    int ret;
+
+    ret = xen_hypervisor_open(w->settings.domid, &w->hv, &w->n_vcpus, error, error_len);
+    if (ret < 0)
+        return ret;
+    snprintf(error, error_len, "cannot start the worker's threads and memory");
+    ret = guest_memory_create(w->hv, xen_ram_banks, xen_n_ram_banks, &w->memory);
+    if (ret < 0)
+        return ret;
+    /* All slots from the start: an access where nobody listens makes a Linux guest panic. */
+    ret = w->hv->ops->claim_mmio(w->hv, XEN_VIRTIO_MMIO_BASE, WINDOW_LEN);
+    if (ret < 0 && ret != -EEXIST) {
+        snprintf(error, error_len, "cannot claim the guest's virtio-mmio window: %s",
+                 strerror(-ret));
+        return ret;
+    }
+    config.poll_max_ns = w->settings.poll_max_us * 1000;
+    config.stats = &w->stats->threads[0];
+    ret = event_loop_create(&config, &w->mmio_loop);
+    if (ret < 0)
+        return ret;
+    ret = start_threads(w);
+    if (ret < 0)
+        return ret;
+    ret = block_sync_start();
+    if (ret < 0)
+        return ret;
+    atomic_store(&w->stats->n_threads, (uint32_t)(w->settings.iothreads == 0
+                                                      ? 1
+                                                      : 1 + w->n_io_loops));
+    ret = w->hv->ops->lock_down(w->hv);
+    if (ret < 0) {
+        snprintf(error, error_len, "cannot restrict the Xen handles to domain %u: %s",
+                 w->settings.domid, strerror(-ret));
+        return ret;
+    }
+    return sandbox_enter(w->settings.root, w->settings.uid, error, error_len);
+}
+
+int worker_main(int socket)
+{
+    static struct worker worker;
+    struct worker *w = &worker;
+    char error[CONFIG_ERROR_LEN] = "", name[96];
+    int ret;
+
+    w->socket = socket;
+    ret = receive_start(w);
+    if (ret < 0) {
+        log_error("no instructions from the supervisor: %s", strerror(-ret));
+        return EXIT_FAILURE;
+    }
+    snprintf(name, sizeof(name), "domain %u (%.63s)", w->settings.domid, w->settings.name);
+    log_set_name(name);
+    log_set_level((enum log_level)w->settings.log_level);
+    w->stats->version = STATS_VERSION;
+    for (unsigned i = 0; i < ARRAY_SIZE(w->slots); i++) {
+        w->slots[i].worker = w;
+        w->slots[i].index = i;
+        w->slots[i].expected = (w->settings.expected >> i & 1) != 0;
+    }
+    ret = start(w, error, sizeof(error));
+    if (ret < 0) {
+        log_error("%s", error);
+        tell(w, MESSAGE_FAILED, 0, 0, ret, error);
+        return EXIT_FAILURE;
+    }
+    w->hold_bound.expired = hold_bound_reached;
+    w->refresh.run = run_refresh;
+    w->poller.poll = poll_all;
+    w->poller.arm = arm_requests;
+    w->poller.disarm = disarm_requests;
+    w->poller.hot = true;
+    loop_add_poller(w->mmio_loop, &w->poller);
+    w->events.fd = w->hv->ops->event_fd(w->hv);
+    w->events.only_asleep = true;
+    w->events.ready = events_ready;
+    loop_add_fd(w->mmio_loop, &w->events);
+    w->control.fd = socket;
+    w->control.ready = control_ready;
+    loop_add_fd(w->mmio_loop, &w->control);
+    tell(w, MESSAGE_READY, 0, 0, (int32_t)w->n_vcpus, NULL);
+    ret = event_loop_run(w->mmio_loop);
+    /* Nothing is in flight. The IOREQ server stays: see hypervisor.h. */
+    guest_memory_destroy(w->memory);
+    w->hv->ops->close(w->hv);
+    _exit(ret == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
+}
