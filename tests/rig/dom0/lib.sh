@@ -165,7 +165,7 @@ domu_shutdown() {
 domu_reboot() {
     local old
     old=$(domu_id "$1")
-    rig-exec -t 20 "$1" <<<'reboot -f' >/dev/null 2>&1
+    rig-exec -t 20 "$1" <<<reboot >/dev/null 2>&1
     wait_for "${2:-60}" "new=\$(xl domid $1 2>/dev/null) && [[ \$new -ne $old ]]" && domu_ready "$1" "${2:-60}"
 }
 

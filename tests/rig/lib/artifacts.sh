@@ -28,7 +28,7 @@ artifact_key() {
         artifact_key "$need"
         text+=" ${artifact_keys[$need]}"
     done
-    text+=$(cd "$CHECKOUT" && sha256sum "tests/rig/recipes/$name.sh" tests/rig/lib/debian.sh "${inputs[@]}")
+    text+=$(cd "$CHECKOUT" && sha256sum "tests/rig/recipes/$name.sh" "${inputs[@]}")
     text=$(sha256sum <<<"$text")
     artifact_keys[$name]=${text:0:16}
 }

@@ -41,18 +41,19 @@ EOF
     printf '%s\n' "$dir/apt.conf"
 }
 
-# debian_tree DIR PACKAGES [OPTION…]: unpacks PACKAGES (a comma-separated list) and all that they
-# depend on for arm64, without running a single maintainer script: nothing needs to be emulated.
+# debian_tree DIR PACKAGE…: unpacks PACKAGEs and all that they depend on for arm64, without
+# running a single maintainer script: nothing needs to be emulated.
 debian_tree() {
-    local dir=$1 packages=$2 mirror ring options
-    shift 2
+    local dir=$1 packages mirror ring options
+    shift
+    packages=$(IFS=, && echo "$*")
     mirror=$(debian_mirror)
     ring=$(debian_keyring)
     # A proxy or a time-out that the machine's apt needs, this apt needs too.
     options=$(mktemp)
     apt-config dump | grep -E '^Acquire::(http|https|ftp|Retries|Check|Max)' >"$options" || true
     mmdebstrap --architectures=arm64 --variant=extract --include="$packages" \
-        --aptopt="$options" "$@" "$SUITE" "$dir" "deb [signed-by=$ring] $mirror $SUITE main"
+        --aptopt="$options" "$SUITE" "$dir" "deb [signed-by=$ring] $mirror $SUITE main"
     rm -f "$options"
     # Of maintainer scripts, these few results are missed.
     local name
@@ -87,14 +88,6 @@ debian_unpack() {
     while read -r patch _; do
         [[ -z $patch || $patch == \#* ]] || patch -d "$dir" -p1 -s -i "debian/patches/$patch"
     done <"$dir/debian/patches/series"
-}
-
-# thin_tree DIR: what no test reads; less to write, less to load.
-thin_tree() {
-    local dir=$1
-    rm -rf "$dir"/usr/share/{doc,man,info,locale,i18n,lintian,bug,zsh,bash-completion} \
-        "$dir"/var/cache/apt "$dir"/var/lib/apt "$dir"/var/log/apt "$dir"/usr/lib/aarch64-linux-gnu/perl-base \
-        "$dir"/usr/lib/aarch64-linux-gnu/gconv "$dir"/usr/share/perl "$dir"/usr/share/perl5
 }
 
 # check_config CONFIG FRAGMENT…: Kconfig drops what it does not know or cannot have, silently. We do not.

@@ -2,8 +2,8 @@
 # The packages of dom0's root, unpacked: Xen's tools, what viod needs at run time, what tests use.
 
 needs=()
-inputs=()
-packages=(mmdebstrap)
+inputs=(tests/rig/lib/debian.sh tests/rig/lib/thin.sh)
+packages=(mmdebstrap binutils clang lld)
 
 recipe() {
     local out=$1 list=(
@@ -15,9 +15,9 @@ recipe() {
         libcap2-bin libsystemd0 libcmocka0
         gpiod i2c-tools can-utils alsa-utils evtest iperf3)
     stage "unpacking packages"
-    local IFS=,
-    debian_tree "$out" "${list[*]}"
+    debian_tree "$out" "${list[@]}"
     thin_tree "$out"
+    thin_fio "$out"
     # xl and its kin, on PATH for everybody.
     local tool
     for tool in "$out"/usr/lib/xen-4.20/bin/*; do

@@ -2,8 +2,8 @@
 # The packages of a domU's root, unpacked: a shell and the tools that tests use inside guests.
 
 needs=()
-inputs=()
-packages=(mmdebstrap)
+inputs=(tests/rig/lib/debian.sh tests/rig/lib/thin.sh)
+packages=(mmdebstrap binutils clang lld)
 
 recipe() {
     local out=$1 list=(
@@ -11,7 +11,7 @@ recipe() {
         util-linux mount procps kmod iproute2 iputils-ping ethtool e2fsprogs fio libaio1t64 xenstore-utils
         strace socat netcat-openbsd iperf3)
     stage "unpacking packages"
-    local IFS=,
-    debian_tree "$out" "${list[*]}"
+    debian_tree "$out" "${list[@]}"
     thin_tree "$out"
+    thin_fio "$out"
 }

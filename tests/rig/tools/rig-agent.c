@@ -4,7 +4,8 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/stat.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -143,10 +144,24 @@ static bool is_new(const char *id)
     return true;
 }
 
+/* As `poweroff` and `reboot`, which the kernel runs for `xl shutdown` and `xl reboot`: in a domU
+ * without an init system somebody has to make the system call. */
+static void leave(int how)
+{
+    sync();
+    mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL);
+    reboot(how);
+    fail(1, "%s", strerror(errno));
+}
+
 int main(int argc, char **argv)
 {
     char boot_id[64] = "";
 
+    if (strcmp(program_invocation_short_name, "poweroff") == 0)
+        leave(RB_POWER_OFF);
+    if (strcmp(program_invocation_short_name, "reboot") == 0)
+        leave(RB_AUTOBOOT);
     if (argc == 3 && strcmp(argv[1], "--job") == 0)
         run_job(argv[2]);
     if (argc != 1)

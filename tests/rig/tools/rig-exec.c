@@ -7,6 +7,7 @@
 
 static struct xs_handle *xs;
 static unsigned domid;
+static char name_node[64];
 static struct timespec deadline;
 
 /* The domain with that name, or -1. */
@@ -39,7 +40,7 @@ static void wait_for_change(void)
     long left = (deadline.tv_sec - now.tv_sec) * 1000 + (deadline.tv_nsec - now.tv_nsec) / 1000000;
     if (left <= 0)
         fail(124, "domain %u: time is up", domid);
-    if (!xs_is_domain_introduced(xs, domid))
+    if (!node_exists(xs, name_node))
         fail(125, "domain %u has gone away", domid);
     poll(&event, 1, (int)left);
     drain_watches(xs);
@@ -118,7 +119,8 @@ int main(int argc, char **argv)
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(job, sizeof job, "%s/jobs/%lld-%09ld-%d", base, (long long)now.tv_sec, now.tv_nsec, getpid());
 
-    xs_watch(xs, "@releaseDomain", "gone");
+    snprintf(name_node, sizeof name_node, "/local/domain/%u/name", domid);
+    xs_watch(xs, name_node, "gone");
     xs_watch(xs, ready, "ready");
     while (!node_exists(xs, ready))
         wait_for_change();
