@@ -14,6 +14,10 @@
 #define RESTRICTIONS_MAX 48u
 /* The first step of the adaptive poll; it doubles from there. */
 #define POLL_START_NS 10000
+/* Misses in a row, at the full window, after which polling does not pay here. */
+#define POLL_MISSES_MAX 4u
+#define POLL_BACKOFF_MIN 64u
+#define POLL_BACKOFF_MAX 4096u
 
 struct event_loop {
     struct io_uring ring;
@@ -27,6 +31,7 @@ struct event_loop {
     struct loop_poller *pollers;
     struct loop_timer *timers;
     int64_t poll_max_ns, poll_window_ns, poll_since_ns;
+    unsigned poll_missed_in_row, poll_backoff, poll_backoff_next; /* backoff: in sleeps */
     struct thread_stats own_stats;
     struct thread_stats *stats;
     struct loop_fd *asleep_fds;
@@ -125,6 +130,7 @@ int event_loop_create(const struct loop_config *config, struct event_loop **out)
     loop->stats = config->stats != NULL ? config->stats : &loop->own_stats;
     loop->event_op.done = woken;
     loop->poll_max_ns = config->poll_max_ns;
+    loop->poll_backoff_next = POLL_BACKOFF_MIN;
     *out = loop;
     return 0;
 fail_ring:
@@ -419,22 +425,40 @@ static bool keep_polling(struct event_loop *loop)
     if (now - loop->poll_since_ns < loop->poll_window_ns)
         return true;
     count_one(&loop->stats->poll_misses);
+    if (loop->poll_window_ns == loop->poll_max_ns)
+        loop->poll_missed_in_row++;
     return false;
 }
 
 /*
  * The window doubles when a sleep was so short that polling would have met its end, and goes to
  * nothing when work is rarer than the longest poll allowed: an idle loop costs nothing.
+ *
+ * Where the guest needs this very CPU to go on, polling never meets anything, however short the
+ * sleeps: after a few misses in a row it is given up for a number of sleeps, which doubles each time.
  */
 static void adapt(struct event_loop *loop, int64_t slept_ns)
 {
     if (loop->poll_max_ns == 0)
         return;
-    if (slept_ns <= loop->poll_max_ns)
-        loop->poll_window_ns =
-            MIN(MAX(loop->poll_window_ns * 2, (int64_t)POLL_START_NS), loop->poll_max_ns);
-    else
+    if (loop->poll_backoff > 0) {
+        loop->poll_backoff--;
+        return;
+    }
+    if (slept_ns > loop->poll_max_ns) {
         loop->poll_window_ns = 0;
+        loop->poll_missed_in_row = 0;
+        return;
+    }
+    if (loop->poll_missed_in_row >= POLL_MISSES_MAX) {
+        loop->poll_missed_in_row = 0;
+        loop->poll_window_ns = 0;
+        loop->poll_backoff = loop->poll_backoff_next;
+        loop->poll_backoff_next = MIN(loop->poll_backoff_next * 2, POLL_BACKOFF_MAX);
+        return;
+    }
+    loop->poll_window_ns =
+        MIN(MAX(loop->poll_window_ns * 2, (int64_t)POLL_START_NS), loop->poll_max_ns);
 }
 
 static void disarm(struct event_loop *loop)
@@ -518,6 +542,8 @@ int event_loop_run(struct event_loop *loop)
             if (loop->poll_since_ns != 0) {
                 count_one(&loop->stats->poll_hits);
                 loop->poll_since_ns = 0;
+                loop->poll_missed_in_row = 0;
+                loop->poll_backoff_next = POLL_BACKOFF_MIN;
             }
             continue;
         }

@@ -11,9 +11,7 @@
 #include "supervisor.h"
 #include "worker.h"
 
-#ifndef VIOD_CONFIG_FILE
-#define VIOD_CONFIG_FILE "/etc/viod/viod.conf"
-#endif
+#define VIOD_CONFIG_FILE VIOD_CONFIG_DIR "/viod.conf"
 /* Where exec_worker puts the worker's end of the pair. */
 #define WORKER_SOCKET 3
 
