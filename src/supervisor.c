@@ -86,6 +86,14 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
         (void)xenstore_set_state(s->xs, id, NODE_STATE_CLOSED);
         return;
     }
+    if (node.state == NODE_STATE_INIT_WAIT && node.online && g == NULL) {
+        /* The process that served it is gone, and with it what it knew of the guest's rings. */
+        log_warning("domain %u: device node %u was served by an earlier viod: reboot the guest",
+                    id->domid, id->devid);
+        (void)xenstore_set_error(s->xs, id, "served by an earlier viod: reboot the guest");
+        (void)xenstore_set_state(s->xs, id, NODE_STATE_CLOSED);
+        return;
+    }
     if (node.state != NODE_STATE_INITIALISING || !node.online)
         return;
     if (g != NULL && g->state == WORKER_QUITTING) {

@@ -121,6 +121,9 @@ static void exec_worker(int socket)
         _exit(127);
     if (socket == WORKER_SOCKET)
         fcntl(socket, F_SETFD, 0);
+    /* Libraries open what they like; a worker gets its socket and nothing else. */
+    if (close_range(WORKER_SOCKET + 1, ~0u, 0) < 0)
+        _exit(127);
     execv("/proc/self/exe", argv);
     _exit(127);
 }
