@@ -66,7 +66,8 @@ enum store_event xenstore_next_event(struct xenstore *xs, struct node_id *id);
 
 /*
  * Reads one node in one transaction. 0; -ENOENT: it is not (or no longer) there; -EINVAL: it is
- * malformed, with a message that names the key, its value and what was expected.
+ * malformed, with a message that names the key, its value and what was expected; node->state and
+ * node->online are filled in all the same unless they are what is malformed.
  */
 int xenstore_read_node(struct xenstore *xs, const struct node_id *id, struct device_node *node,
                        char *error, size_t error_len);

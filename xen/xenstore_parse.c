@@ -281,11 +281,12 @@ static int read_common(struct reader *r, uint32_t own_domid, struct device_node 
     int ret;
 
     snprintf(domid, sizeof(domid), "%" PRIu32, node->id.domid);
-    ret = read_constant(r, "frontend-id", domid, "the domain that the node's path names");
-    if (!ret)
-        ret = read_state(r, &node->state);
+    /* First, because whoever refuses the rest still has to follow the node to its end. */
+    ret = read_state(r, &node->state);
     if (!ret)
         ret = read_bool(r, "online", false, &node->online);
+    if (!ret)
+        ret = read_constant(r, "frontend-id", domid, "the domain that the node's path names");
     /* Without mmio, libxl gives neither an address nor an interrupt: this is the better message. */
     if (!ret)
         ret = read_constant(r, "transport", "mmio",

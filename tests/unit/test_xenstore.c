@@ -311,6 +311,20 @@ static void test_nul_inside(void **state)
     assert_non_null(strstr(error, "params"));
 }
 
+/* A node that is refused still has to be followed to its end. */
+static void test_refused_state(void **state)
+{
+    struct store changed = with(&disk, "base", "nonsense");
+    struct device_node node;
+
+    (void)state;
+    changed = with(&changed, "frontend-id", "9");
+    changed = with(&changed, "state", "5");
+    assert_int_equal(parse(&changed, &disk_id, &node), -EINVAL);
+    assert_int_equal(node.state, NODE_STATE_CLOSING);
+    assert_true(node.online);
+}
+
 static void test_read_fails(void **state)
 {
     struct store changed = disk;
@@ -398,6 +412,7 @@ int main(void)
         cmocka_unit_test(test_words),
         cmocka_unit_test(test_long),
         cmocka_unit_test(test_nul_inside),
+        cmocka_unit_test(test_refused_state),
         cmocka_unit_test(test_read_fails),
         cmocka_unit_test(test_short_error_buffer),
         cmocka_unit_test(test_paths),
