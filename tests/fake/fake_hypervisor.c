@@ -217,6 +217,8 @@ static void fake_finish_request(struct hypervisor *hv, const struct mmio_request
     /* A mapping that survives this answer is silently stale from now on. */
     if (request->kind == REQUEST_INVALIDATE && fake->mappings != NULL)
         fake_violation(fake, "answered an invalidation with guest RAM still mapped");
+    if (request->kind == REQUEST_INVALIDATE)
+        fake_settle_given(fake);
     slot->request.data = request->data;
     slot->state = SLOT_ANSWERED;
     fake->counts.answers++;

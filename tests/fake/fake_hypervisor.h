@@ -24,7 +24,8 @@
 #define FAKE_BANK0_BASE 0x40000000u
 #define FAKE_BANK1_BASE 0x200000000u
 #define FAKE_BANK_SIZE ((uint64_t)64 << 20)
-/* What a page holds that the guest gave back. A write to it is a violation. */
+/* What a page holds that the guest gave back. A write to it is a violation, except for one through a
+ * mapping that was made before, until the invalidation is answered. */
 #define FAKE_POISON 0xdb
 
 struct fake_config {

@@ -51,6 +51,7 @@ struct fake_hypervisor {
     struct mapping *mappings;
     uint32_t *given; /* pages of the memfd that must keep their poison */
     size_t n_given, given_size;
+    size_t n_settled; /* of these: given before the last invalidation was answered */
 
     struct vcpu vcpus[FAKE_VCPUS_MAX];
     unsigned n_vcpus;
@@ -74,6 +75,8 @@ int fake_injected(struct fake_hypervisor *fake, enum fake_op op);
 void fake_bank_create(struct fake_hypervisor *fake, struct bank *bank, struct ram_bank range);
 void fake_bank_destroy(struct bank *bank);
 void fake_check_poison(struct fake_hypervisor *fake);
+/* All mappings are gone: what was written through them into pages given back is forgiven. */
+void fake_settle_given(struct fake_hypervisor *fake);
 int fake_map_ram(struct hypervisor *hv, uint64_t gfn, size_t pages, void *at, int *err);
 void fake_unmap_ram(struct hypervisor *hv, void *at, size_t pages);
 int fake_probe_ram(struct hypervisor *hv, uint64_t gfn);

@@ -78,10 +78,18 @@ void *fake_ram(struct fake_hypervisor *fake, uint64_t gpa, size_t len)
     return bank->view + (gpa - bank->range.base);
 }
 
-static void remember_given(struct fake_hypervisor *fake, uint32_t page)
+static void poison_page(struct fake_hypervisor *fake, uint32_t page)
 {
     uint8_t poison[GUEST_PAGE_SIZE];
 
+    memset(poison, FAKE_POISON, sizeof(poison));
+    if (pwrite(fake->memfd, poison, sizeof(poison), (off_t)page << GUEST_PAGE_SHIFT) !=
+        (ssize_t)sizeof(poison))
+        fake_die("pwrite: %s", strerror(errno));
+}
+
+static void remember_given(struct fake_hypervisor *fake, uint32_t page)
+{
     if (fake->n_given == fake->given_size) {
         fake->given_size = fake->given_size * 2 + 64;
         fake->given = realloc(fake->given, fake->given_size * sizeof(*fake->given));
@@ -89,10 +97,13 @@ static void remember_given(struct fake_hypervisor *fake, uint32_t page)
             fake_die("no memory");
     }
     fake->given[fake->n_given++] = page;
-    memset(poison, FAKE_POISON, sizeof(poison));
-    if (pwrite(fake->memfd, poison, sizeof(poison), (off_t)page << GUEST_PAGE_SHIFT) !=
-        (ssize_t)sizeof(poison))
-        fake_die("pwrite: %s", strerror(errno));
+    poison_page(fake, page);
+}
+
+void fake_settle_given(struct fake_hypervisor *fake)
+{
+    while (fake->n_settled < fake->n_given)
+        poison_page(fake, fake->given[fake->n_settled++]);
 }
 
 void fake_check_poison(struct fake_hypervisor *fake)
