@@ -1,0 +1,590 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What all devices share, with one that the test controls: requests, resets, pauses, ballooning. */
+#include "driver.h"
+#include "unit.h"
+
+#include <linux/virtio_config.h>
+
+static gpa_t nth_buffer(struct machine *m, unsigned i)
+{
+    return (gpa_t){m->heap[0].end - (i + 1) * 256u};
+}
+
+static void add(struct driver *d, unsigned queue, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        assert_true(driver_add_echo(&d->rings[queue], nth_buffer(d->m, i), 64, i, false) >= 0);
+}
+
+/* Completes held request i on behalf of the device's I/O thread, and lets the loop turn. */
+static void complete(struct machine *m, unsigned i)
+{
+    test_device_complete(test_device(m->dev), i);
+    machine_settle(m);
+}
+
+static unsigned get_all(struct ring *ring)
+{
+    struct ring_used used;
+    unsigned n = 0;
+
+    while (ring_get(ring, &used))
+        n++;
+    return n;
+}
+
+static unsigned status(struct machine *m) { return machine_read32(m, VIRTIO_MMIO_STATUS); }
+
+static void test_echo_with_every_feature_set(void **state)
+{
+    static const uint64_t sets[] = {0, F_EVENT_IDX, F_INDIRECT, F_IN_ORDER, F_PACKED,
+                                    F_PACKED | F_EVENT_IDX, F_PACKED | F_INDIRECT | F_IN_ORDER,
+                                    F_NOTIFICATION_DATA | F_PACKED};
+
+    (void)state;
+    for (size_t s = 0; s < ARRAY_SIZE(sets); s++) {
+        struct machine_config config = {.test = {.n_queues = 3, .queue_size = 32}};
+        struct machine *m = machine_create(&config);
+        bool indirect = (sets[s] & F_INDIRECT) != 0;
+        struct driver d;
+
+        driver_start(&d, m, sets[s] | F_VERSION_1, 3, 32);
+        assert_int_equal(test_device(m->dev)->negotiated, 1);
+        assert_int_equal(test_device(m->dev)->started, 3);
+        for (unsigned round = 0; round < 200; round++) {
+            uint16_t queue = (uint16_t)(round % 3);
+            unsigned n = 1 + round % 16;
+
+            for (unsigned i = 0; i < n; i++)
+                driver_add_echo(&d.rings[queue], nth_buffer(m, i), 64, round + i, indirect);
+            if ((sets[s] & F_EVENT_IDX) != 0)
+                ring_interrupts_on(&d.rings[queue]);
+            driver_kick(&d, queue);
+            assert_int_equal(fake_take_irqs(m->fake, MACHINE_IRQ), 1);
+            assert_int_equal(driver_take_isr(m), VIRTIO_MMIO_INT_VRING);
+            assert_int_equal(get_all(&d.rings[queue]), n);
+            for (unsigned i = 0; i < n; i++)
+                assert_true(driver_check_echo(&d.rings[queue], nth_buffer(m, i), 64, round + i));
+        }
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
+static void test_completion_later_and_out_of_order(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct machine_config config = {.test = {.mode = TEST_HOLD}};
+        struct machine *m = machine_create(&config);
+        struct ring_used used;
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1 | (packed ? F_PACKED : 0), 1, 16);
+        add(&d, 0, 8);
+        driver_kick(&d, 0);
+        assert_int_equal(test_device(m->dev)->n_held, 8);
+        assert_int_equal(fake_take_irqs(m->fake, MACHINE_IRQ), 0);
+        assert_false(ring_get(&d.rings[0], &used));
+        complete(m, 5);
+        assert_int_equal(fake_take_irqs(m->fake, MACHINE_IRQ), 1);
+        assert_true(ring_get(&d.rings[0], &used));
+        assert_ptr_equal(used.token, (void *)6);
+        assert_int_equal(used.len, 64);
+        driver_take_isr(m);
+        while (test_device(m->dev)->n_held > 0)
+            complete(m, test_device(m->dev)->n_held - 1);
+        assert_int_equal(get_all(&d.rings[0]), 7);
+        for (unsigned i = 0; i < 8; i++)
+            assert_true(driver_check_echo(&d.rings[0], nth_buffer(m, i), 64, i));
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
+/* 2.1.2: the device takes nothing before DRIVER_OK. */
+static void test_nothing_is_taken_before_driver_ok(void **state)
+{
+    struct machine *m = machine_create(NULL);
+    struct driver d = {.m = m, .features = F_VERSION_1, .n_queues = 1};
+
+    (void)state;
+    ring_create(&d.rings[0], &m->heap[0], 16, F_VERSION_1);
+    assert_true(driver_negotiate(m, F_VERSION_1));
+    driver_enable_queue(m, 0, &d.rings[0]);
+    add(&d, 0, 3);
+    driver_kick(&d, 0);
+    machine_settle(m);
+    assert_int_equal(test_device(m->dev)->requests, 0);
+    driver_add_status(m, VIRTIO_CONFIG_S_DRIVER_OK);
+    machine_settle(m);
+    /* Found without another notification. */
+    assert_int_equal(get_all(&d.rings[0]), 3);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+/*
+ * Status reads 0 only when the queues are quiet: with 5 requests held, `before` of them completed
+ * before the driver writes 0, the others one by one while it waits. A second vCPU does the same.
+ */
+static void reset_at_step(unsigned before, uint64_t features, bool twice)
+{
+    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
+    struct machine *m = machine_create(&config);
+    struct driver d;
+
+    driver_start(&d, m, F_VERSION_1 | features, 2, 16);
+    add(&d, 0, 5);
+    driver_kick(&d, 0);
+    for (unsigned i = 0; i < before; i++)
+        complete(m, 0);
+    machine_write_start(m, 1, VIRTIO_MMIO_STATUS, 0);
+    machine_settle(m);
+    if (before < 5) {
+        assert_false(fake_answered(m->fake, 1, NULL));
+        assert_int_equal(status(m), 15);
+    }
+    for (unsigned left = 5 - before; left > 0; left--) {
+        assert_false(fake_answered(m->fake, 1, NULL));
+        if (twice && left == 5 - before)
+            machine_write_start(m, 2, VIRTIO_MMIO_STATUS, 0);
+        assert_int_not_equal(status(m), 0);
+        assert_int_equal(test_device(m->dev)->resets, 1); /* the one of driver_start */
+        /* Nothing can be set up meanwhile. */
+        machine_write32(m, VIRTIO_MMIO_QUEUE_READY, 1);
+        machine_write32(m, VIRTIO_MMIO_STATUS, 15);
+        machine_write32(m, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        complete(m, left - 1);
+    }
+    assert_true(fake_answered(m->fake, 1, NULL));
+    if (twice && before < 5)
+        assert_true(fake_answered(m->fake, 2, NULL));
+    assert_int_equal(status(m), 0);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 0);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    assert_int_equal(test_device(m->dev)->resets, 2);
+    assert_int_equal(test_device(m->dev)->stopped, 2);
+    assert_int_equal(virtqueue_in_flight(m->dev->queues[0].vq), 0);
+    /* And all over again. */
+    driver_restart(&d);
+    test_device(m->dev)->config.mode = TEST_ECHO;
+    add(&d, 0, 5);
+    driver_kick(&d, 0);
+    assert_int_equal(get_all(&d.rings[0]), 5);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+static void test_row_14_reset_at_every_completion_step(void **state)
+{
+    (void)state;
+    for (unsigned before = 0; before <= 5; before++) {
+        reset_at_step(before, 0, false);
+        reset_at_step(before, F_PACKED, false);
+        reset_at_step(before, F_IN_ORDER, false);
+    }
+}
+
+static void test_row_14_double_reset(void **state)
+{
+    (void)state;
+    for (unsigned before = 0; before < 5; before++)
+        reset_at_step(before, before % 2 ? F_PACKED : 0, true);
+}
+
+/* Buffers that would be held for ever are given back by queue_drain. */
+static void test_row_14_reset_with_posted_buffers(void **state)
+{
+    struct machine_config config = {.test = {.mode = TEST_HOLD}};
+    struct machine *m = machine_create(&config);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1, 1, 16);
+    add(&d, 0, 8);
+    driver_kick(&d, 0);
+    assert_int_equal(test_device(m->dev)->n_held, 8);
+    machine_write32(m, VIRTIO_MMIO_STATUS, 0);
+    assert_int_equal(status(m), 0);
+    assert_int_equal(test_device(m->dev)->n_held, 0);
+    assert_true(test_device(m->dev)->drained >= 1);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+/* 4.2.2.2: QueueReady = 0 is answered when the queue is quiet; the other queue goes on. */
+static void test_queue_off_with_requests_in_flight(void **state)
+{
+    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
+    struct machine *m = machine_create(&config);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1, 2, 16);
+    add(&d, 0, 2);
+    driver_kick(&d, 0);
+    machine_write32(m, VIRTIO_MMIO_QUEUE_SEL, 0);
+    machine_write_start(m, 1, VIRTIO_MMIO_QUEUE_READY, 0);
+    complete(m, 0);
+    assert_false(fake_answered(m->fake, 1, NULL));
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 1);
+    add(&d, 1, 1);
+    driver_kick(&d, 1);
+    assert_int_equal(test_device(m->dev)->n_held, 2);
+    complete(m, 1);
+    assert_int_equal(get_all(&d.rings[1]), 1);
+    complete(m, 0);
+    assert_true(fake_answered(m->fake, 1, NULL));
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 0);
+    /* An unready queue's notification means nothing; enabled again it works. */
+    driver_kick(&d, 0);
+    ring_restart(&d.rings[0], 8);
+    driver_enable_queue(m, 0, &d.rings[0]);
+    add(&d, 0, 4);
+    driver_kick(&d, 0);
+    while (test_device(m->dev)->n_held > 0)
+        complete(m, 0);
+    assert_int_equal(get_all(&d.rings[0]), 4);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+/* 2.6.1: QueueReset reads 1 while it goes on, then QueueReset and QueueReady read 0. */
+static void test_ring_reset(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct machine_config config = {
+            .test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2, .queue_size = 64}};
+        struct machine *m = machine_create(&config);
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1 | F_RING_RESET | (packed ? F_PACKED : 0), 2, 64);
+        for (uint16_t size = 64; size >= 4; size = (uint16_t)(size / 2)) {
+            add(&d, 0, 2);
+            driver_kick(&d, 0);
+            machine_write32(m, VIRTIO_MMIO_QUEUE_SEL, 0);
+            machine_write32(m, VIRTIO_MMIO_QUEUE_RESET, 1);
+            assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_RESET), 1);
+            machine_write32(m, VIRTIO_MMIO_QUEUE_RESET, 1);
+            machine_write32(m, VIRTIO_MMIO_QUEUE_RESET, 0);
+            complete(m, 1);
+            assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_RESET), 1);
+            complete(m, 0);
+            assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_RESET), 0);
+            assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 0);
+            assert_int_equal(status(m), 15);
+            /* Another size; the other queue has worked all the time. */
+            ring_restart(&d.rings[0], size);
+            driver_enable_queue(m, 0, &d.rings[0]);
+            assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 1);
+            assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_RESET), 0);
+            for (uint16_t q = 0; q < 2; q++) {
+                add(&d, q, 2);
+                driver_kick(&d, q);
+                complete(m, 1);
+                complete(m, 0);
+                assert_int_equal(get_all(&d.rings[q]), 2);
+            }
+        }
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
+static void test_ring_reset_that_was_not_negotiated(void **state)
+{
+    struct machine *m = machine_create(NULL);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1, 1, 16);
+    machine_write32(m, VIRTIO_MMIO_QUEUE_SEL, 0);
+    machine_write32(m, VIRTIO_MMIO_QUEUE_RESET, 1);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_RESET), 0);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 1);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+/* Queue reset before DRIVER_OK, and of a queue that is off: done at once. */
+static void test_ring_reset_of_a_queue_that_does_not_run(void **state)
+{
+    struct machine *m = machine_create(NULL);
+    struct ring ring;
+
+    (void)state;
+    ring_create(&ring, &m->heap[0], 16, F_VERSION_1);
+    assert_true(driver_negotiate(m, F_VERSION_1 | F_RING_RESET));
+    driver_reset_queue(m, 0);
+    driver_enable_queue(m, 0, &ring);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 1);
+    driver_reset_queue(m, 0);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 0);
+    machine_destroy(m);
+    ring_destroy(&ring);
+}
+
+/* A reset of the device overtakes one of a queue. */
+static void test_device_reset_during_ring_reset(void **state)
+{
+    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true}};
+    struct machine *m = machine_create(&config);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1 | F_RING_RESET, 1, 16);
+    add(&d, 0, 1);
+    driver_kick(&d, 0);
+    machine_write32(m, VIRTIO_MMIO_QUEUE_SEL, 0);
+    machine_write32(m, VIRTIO_MMIO_QUEUE_RESET, 1);
+    machine_write_start(m, 1, VIRTIO_MMIO_STATUS, 0);
+    machine_write_start(m, 2, VIRTIO_MMIO_QUEUE_READY, 0);
+    assert_false(fake_answered(m->fake, 1, NULL));
+    complete(m, 0);
+    assert_true(fake_answered(m->fake, 1, NULL));
+    assert_true(fake_answered(m->fake, 2, NULL));
+    assert_int_equal(status(m), 0);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_RESET), 0);
+    driver_restart(&d);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+/* A broken ring: NEEDS_RESET, one configuration interrupt, nothing more is taken; reset heals. */
+static void test_needs_reset_and_recovery(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct machine_config config = {.test = {.mode = TEST_HOLD, .n_queues = 2}};
+        struct machine *m = machine_create(&config);
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1 | (packed ? F_PACKED : 0), 2, 16);
+        for (unsigned round = 0; round < 3; round++) {
+            add(&d, 0, 2);
+            driver_kick(&d, 0);
+            fake_take_irqs(m->fake, MACHINE_IRQ);
+            if (packed)
+                packed_desc_write(&d.rings[0].packed_desc[d.rings[0].avail], 0x1000, 8, 0xffff,
+                                  packed_avail_flags(true));
+            else
+                ram_store16(avail_idx(&d.rings[0]), 0x8000);
+            driver_kick(&d, 0);
+            assert_int_equal(status(m), 15 | VIRTIO_CONFIG_S_NEEDS_RESET);
+            assert_int_equal(fake_take_irqs(m->fake, MACHINE_IRQ), 1);
+            assert_int_equal(driver_take_isr(m), VIRTIO_MMIO_INT_CONFIG);
+            /* Neither queue is served any more. */
+            add(&d, 1, 1);
+            driver_kick(&d, 0);
+            driver_kick(&d, 1);
+            assert_int_equal(test_device(m->dev)->n_held, 2);
+            assert_int_equal(fake_take_irqs(m->fake, MACHINE_IRQ), 0);
+            /* What was in flight ends quietly. */
+            complete(m, 0);
+            driver_restart(&d);
+            assert_int_equal(status(m), 15);
+            assert_int_equal(test_device(m->dev)->n_held, 0);
+            add(&d, 0, 1);
+            driver_kick(&d, 0);
+            complete(m, 0);
+            assert_int_equal(get_all(&d.rings[0]), 1);
+            driver_take_isr(m);
+        }
+        assert_int_equal(atomic_load(&m->stats->needs_reset), 3);
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
+/* 2.1.2: broken before DRIVER_OK: the bit, but no interrupt. */
+static void test_broken_before_driver_ok(void **state)
+{
+    struct machine *m = machine_create(NULL);
+
+    (void)state;
+    assert_true(driver_negotiate(m, F_VERSION_1));
+    virtio_device_broken(m->dev, "the test says so");
+    virtio_device_broken(m->dev, "the test says so again");
+    assert_true((status(m) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0);
+    assert_int_equal(fake_take_irqs(m->fake, MACHINE_IRQ), 0);
+    assert_int_equal(atomic_load(&m->stats->needs_reset), 1);
+    machine_destroy(m);
+}
+
+/* The device's own error has the same end. */
+static void test_device_that_gives_up(void **state)
+{
+    struct machine *m = machine_create(NULL);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1, 1, 16);
+    test_device(m->dev)->work_error = -EPROTO;
+    add(&d, 0, 1);
+    driver_kick(&d, 0);
+    assert_true((status(m) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0);
+    driver_restart(&d);
+    add(&d, 0, 1);
+    driver_kick(&d, 0);
+    assert_int_equal(get_all(&d.rings[0]), 1);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+static unsigned pauses;
+
+static void count_pause(struct virtio_device *dev)
+{
+    (void)dev;
+    pauses++;
+}
+
+/* While paused nothing is taken; requests in flight end first; nothing is lost. */
+static void test_pause_and_resume(void **state)
+{
+    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
+    struct machine *m = machine_create(&config);
+    struct driver d;
+
+    (void)state;
+    pauses = 0;
+    /* A device without a running queue is quiet at once. */
+    virtio_device_pause(m->dev, count_pause);
+    assert_int_equal(pauses, 1);
+    virtio_device_resume(m->dev);
+
+    driver_start(&d, m, F_VERSION_1, 2, 16);
+    add(&d, 0, 2);
+    driver_kick(&d, 0);
+    virtio_device_pause(m->dev, count_pause);
+    machine_settle(m);
+    assert_int_equal(pauses, 1);
+    add(&d, 1, 1);
+    driver_kick(&d, 1);
+    complete(m, 1);
+    assert_int_equal(pauses, 1);
+    complete(m, 0);
+    assert_int_equal(pauses, 2);
+    assert_int_equal(get_all(&d.rings[0]), 2);
+    guest_memory_drop(m->memory);
+    driver_kick(&d, 1);
+    machine_settle(m);
+    assert_int_equal(fake_counts(m->fake).mapped_pages, 0);
+    assert_int_equal(test_device(m->dev)->n_held, 0);
+    virtio_device_resume(m->dev);
+    machine_settle(m);
+    assert_int_equal(test_device(m->dev)->n_held, 1);
+    complete(m, 0);
+    assert_int_equal(get_all(&d.rings[1]), 1);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+/* Reset, queue start and queue stop while paused: nothing is touched before the resume. */
+static void test_registers_while_paused(void **state)
+{
+    struct machine_config config = {.test = {.n_queues = 2}};
+    struct machine *m = machine_create(&config);
+    struct driver d;
+
+    (void)state;
+    pauses = 0;
+    driver_start(&d, m, F_VERSION_1 | F_RING_RESET, 2, 16);
+    virtio_device_pause(m->dev, count_pause);
+    machine_settle(m);
+    assert_int_equal(pauses, 1);
+    guest_memory_drop(m->memory);
+    driver_reset_queue(m, 0);
+    ring_restart(&d.rings[0], 8);
+    driver_enable_queue(m, 0, &d.rings[0]);
+    add(&d, 0, 1);
+    driver_kick(&d, 0);
+    assert_int_equal(fake_counts(m->fake).mapped_pages, 0);
+    driver_restart(&d);
+    add(&d, 0, 1);
+    add(&d, 1, 1);
+    driver_kick(&d, 0);
+    driver_kick(&d, 1);
+    assert_int_equal(fake_counts(m->fake).mapped_pages, 0);
+    /* Set up and off again, all within the pause. */
+    machine_write32(m, VIRTIO_MMIO_QUEUE_SEL, 1);
+    machine_write32(m, VIRTIO_MMIO_QUEUE_READY, 0);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 0);
+    virtio_device_resume(m->dev);
+    machine_settle(m);
+    assert_int_equal(get_all(&d.rings[0]), 1);
+    assert_int_equal(get_all(&d.rings[1]), 0);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+static void test_create_errors(void **state)
+{
+    struct machine_config config = {.test = {.create_error = -EINVAL}};
+    struct machine *m;
+    char error[256];
+
+    (void)state;
+    assert_int_equal(machine_try_create(&config, &m, error, sizeof(error)), -EINVAL);
+    assert_string_equal(error, "the test wants an error");
+    config.test.create_error = 0;
+    config.test.n_queues = VIRTIO_QUEUES_MAX + 1;
+    assert_int_equal(machine_try_create(&config, &m, error, sizeof(error)), -EINVAL);
+    config.test.n_queues = 1;
+    config.test.queue_size = VIRTQUEUE_SIZE_MAX + 1;
+    assert_int_equal(machine_try_create(&config, &m, error, sizeof(error)), -EINVAL);
+    config.test.queue_size = VIRTQUEUE_SIZE_MAX;
+    config.test.n_queues = VIRTIO_QUEUES_MAX;
+    assert_int_equal(machine_try_create(&config, &m, error, sizeof(error)), 0);
+    machine_destroy(m);
+}
+
+static void test_counters(void **state)
+{
+    struct machine *m = machine_create(NULL);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1, 1, 16);
+    add(&d, 0, 5);
+    driver_kick(&d, 0);
+    assert_int_equal(get_all(&d.rings[0]), 5);
+    assert_string_equal(m->stats->name, "test0");
+    assert_int_equal(atomic_load(&m->stats->device_id), TEST_DEVICE_ID);
+    assert_int_equal(atomic_load(&m->stats->n_queues), 1);
+    assert_int_equal(atomic_load(&m->stats->status), 15);
+    assert_int_equal(atomic_load(&m->stats->features), F_VERSION_1);
+    assert_int_equal(stat_get(&m->stats->queues[0].kicks), 1);
+    assert_int_equal(stat_get(&m->stats->queues[0].batches), 1);
+    assert_int_equal(stat_get(&m->stats->queues[0].interrupts), 1);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_echo_with_every_feature_set),
+        cmocka_unit_test(test_completion_later_and_out_of_order),
+        cmocka_unit_test(test_nothing_is_taken_before_driver_ok),
+        cmocka_unit_test(test_row_14_reset_at_every_completion_step),
+        cmocka_unit_test(test_row_14_double_reset),
+        cmocka_unit_test(test_row_14_reset_with_posted_buffers),
+        cmocka_unit_test(test_queue_off_with_requests_in_flight),
+        cmocka_unit_test(test_ring_reset),
+        cmocka_unit_test(test_ring_reset_that_was_not_negotiated),
+        cmocka_unit_test(test_ring_reset_of_a_queue_that_does_not_run),
+        cmocka_unit_test(test_device_reset_during_ring_reset),
+        cmocka_unit_test(test_needs_reset_and_recovery),
+        cmocka_unit_test(test_broken_before_driver_ok),
+        cmocka_unit_test(test_device_that_gives_up),
+        cmocka_unit_test(test_pause_and_resume),
+        cmocka_unit_test(test_registers_while_paused),
+        cmocka_unit_test(test_create_errors),
+        cmocka_unit_test(test_counters),
+    };
+
+    return cmocka_run_group_tests_name("virtio_device", tests, NULL, NULL);
+}
