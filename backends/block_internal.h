@@ -40,5 +40,7 @@ struct block_channel {
 /* Hands a DISCARD or SECURE_ERASE on a block device to the helper thread. `done` runs in the
  * channel's loop. */
 void block_sync_submit(struct block_request *request);
+/* Nothing of the caller's is in flight any more; now the helper thread has let go of its loop, too. */
+void block_sync_settle(void);
 
 #endif

@@ -71,10 +71,10 @@ static void *sync_main(void *arg)
             sync_thread.tail = &sync_thread.head;
         pthread_mutex_unlock(&sync_thread.lock);
         bool over = do_piece(request);
-        if (over)
-            loop_post(request->state.channel->loop, &request->state.answer);
         pthread_mutex_lock(&sync_thread.lock);
-        if (!over)
+        if (over) /* with the lock held: see block_sync_settle */
+            loop_post(request->state.channel->loop, &request->state.answer);
+        else
             enqueue(request); /* the others' turn */
     }
     return NULL;
@@ -121,4 +121,10 @@ void block_sync_submit(struct block_request *request)
     pthread_mutex_unlock(&sync_thread.lock);
     if (!started)
         request->done(request, -EOPNOTSUPP);
+}
+
+void block_sync_settle(void)
+{
+    pthread_mutex_lock(&sync_thread.lock);
+    pthread_mutex_unlock(&sync_thread.lock);
 }

@@ -527,6 +527,7 @@ void block_channel_destroy(struct block_channel *channel)
 {
     if (!channel)
         return;
+    block_sync_settle();
     bounce_pool_destroy(&channel->pool);
     free(channel->pieces);
     free(channel);

@@ -63,9 +63,14 @@ static void waiter_done(struct block_request *request, int result)
     w->order = done_count++;
 }
 
+/* A ring as a worker's: nothing but what the backend says that it needs. */
 static struct event_loop *make_loop(void)
 {
-    const struct loop_config config = {.entries = 64};
+    static const uint8_t allowed[] = {IORING_OP_READ,       IORING_OP_WRITE, IORING_OP_READV,
+                                      IORING_OP_WRITEV,     IORING_OP_FSYNC, IORING_OP_READ_FIXED,
+                                      IORING_OP_WRITE_FIXED, IORING_OP_FALLOCATE};
+    const struct loop_config config = {
+        .entries = 64, .allowed_ops = allowed, .n_allowed_ops = ARRAY_SIZE(allowed)};
     struct event_loop *loop;
 
     assert_int_equal(event_loop_create(&config, &loop), 0);
