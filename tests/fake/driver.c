@@ -19,11 +19,16 @@ uint32_t driver_add_status(struct machine *m, uint32_t bits)
     return machine_read32(m, VIRTIO_MMIO_STATUS);
 }
 
-bool driver_negotiate(struct machine *m, uint64_t features)
+static void reset(struct machine *m)
 {
     machine_write32(m, VIRTIO_MMIO_STATUS, 0);
     while (machine_read32(m, VIRTIO_MMIO_STATUS) != 0)
         machine_turn(m);
+}
+
+bool driver_negotiate(struct machine *m, uint64_t features)
+{
+    reset(m);
     driver_add_status(m, VIRTIO_CONFIG_S_ACKNOWLEDGE);
     driver_add_status(m, VIRTIO_CONFIG_S_DRIVER);
     machine_write32(m, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
@@ -85,6 +90,7 @@ void driver_end(struct driver *d)
 
 void driver_restart(struct driver *d)
 {
+    reset(d->m); /* before the rings go */
     for (unsigned i = 0; i < d->n_queues; i++)
         ring_restart(&d->rings[i], d->rings[i].size);
     bring_up(d);
