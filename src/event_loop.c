@@ -344,8 +344,11 @@ static void fd_polled(struct loop_op *op, int result, bool more)
 
     (void)more;
     fd->polling = false;
-    if (!fd->removing && result != -ECANCELED)
+    if (!fd->removing && result != -ECANCELED) {
+        fd->in_ready = true;
         fd->ready(fd);
+        fd->in_ready = false;
+    }
     if (fd->removing) {
         if (fd->removed != NULL)
             fd->removed(fd);
@@ -360,6 +363,7 @@ void loop_add_fd(struct event_loop *loop, struct loop_fd *fd)
     fd->op.done = fd_polled;
     fd->removing = false;
     fd->polling = false;
+    fd->in_ready = false;
     if (fd->only_asleep) {
         fd->next = loop->asleep_fds;
         loop->asleep_fds = fd;
@@ -378,12 +382,15 @@ void loop_remove_fd(struct loop_fd *fd)
     for (struct loop_fd **p = &fd->loop->asleep_fds; *p != NULL; p = &(*p)->next)
         if (*p == fd) {
             *p = fd->next;
-            if (!fd->polling && fd->removed != NULL)
-                fd->removed(fd);
             break;
         }
-    if (!fd->polling)
-        return; /* or from within ready: fd_polled goes on */
+    if (fd->in_ready)
+        return; /* fd_polled goes on */
+    if (!fd->polling) {
+        if (fd->removed != NULL)
+            fd->removed(fd);
+        return;
+    }
     sqe = loop_sqe(fd->loop);
     io_uring_prep_poll_remove(sqe, (__u64)(uintptr_t)&fd->op);
     loop_sqe_op(sqe, NULL);

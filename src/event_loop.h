@@ -93,7 +93,7 @@ struct loop_fd {
     int fd;
     /* Watch only while the loop sleeps: for a descriptor whose cause a poller serves anyway. */
     bool only_asleep;
-    bool polling, removing; /* the loop's */
+    bool polling, removing, in_ready; /* the loop's */
     struct loop_fd *next;   /* the loop's */
 };
 void loop_add_fd(struct event_loop *loop, struct loop_fd *fd);
