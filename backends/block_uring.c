@@ -338,11 +338,10 @@ static void range_done(struct loop_op *op, int result, bool more)
     (void)more;
     if (result == -EOPNOTSUPP && request->op == BLOCK_WRITE_ZEROES &&
         request->state.step < ZERO_BY_WRITING) {
-        /* Remembered, so that later requests need not try. */
+        /* Remembered: this request goes on with the next step, and later ones need not try. */
         atomic_store_explicit(request->state.step == ZERO_BY_PUNCH_HOLE ? &block->no_punch_hole
                                                                        : &block->no_zero_range,
                               true, memory_order_relaxed);
-        request->state.step++;
     } else if (result < 0 || (result == 0 && request->state.step == ZERO_BY_WRITING)) {
         if (!may_retry(result, &request->state.retries)) {
             finish(request, result ? result : -EIO);
