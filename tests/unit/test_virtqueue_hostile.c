@@ -382,6 +382,32 @@ static void test_row_10_plain_descriptors_then_a_table(void **state)
     rig_destroy(&rig);
 }
 
+/* Each part is as long as it may be; together they are more elements than the queue ever has. */
+static void test_row_10_chain_longer_than_the_queue(void **state)
+{
+    struct raw list[2] = {{data(1), 8, NEXT, 1}, {data(2), 16 * SIZE, INDIRECT, 0}};
+    struct raw entries[SIZE];
+
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct rig rig;
+
+        for (unsigned i = 0; i < SIZE; i++)
+            entries[i] = (struct raw){data(3), 8, i + 1 < SIZE ? NEXT : 0, (uint16_t)(i + 1)};
+        rig_create(&rig, SIZE, F_INDIRECT | (packed ? F_PACKED : 0));
+        write_table(&rig, data(2), entries, SIZE);
+        offer(&rig, list, 2);
+        expect(&rig, BROKEN);
+        rig_destroy(&rig);
+        /* The table alone is a chain like any other. */
+        rig_create(&rig, SIZE, F_INDIRECT | (packed ? F_PACKED : 0));
+        write_table(&rig, data(2), entries, SIZE);
+        offer(&rig, list + 1, 1);
+        expect(&rig, SERVED);
+        rig_destroy(&rig);
+    }
+}
+
 /* The specification asks for no alignment of tables. */
 static void test_row_10_table_at_any_address(void **state)
 {
@@ -597,6 +623,7 @@ int main(void)
         cmocka_unit_test(test_row_10_indirect_with_next),
         cmocka_unit_test(test_row_10_nested_tables),
         cmocka_unit_test(test_row_10_plain_descriptors_then_a_table),
+        cmocka_unit_test(test_row_10_chain_longer_than_the_queue),
         cmocka_unit_test(test_row_10_table_at_any_address),
         cmocka_unit_test(test_row_12_buffers_outside_ram),
         cmocka_unit_test(test_row_12_tables_outside_ram),
