@@ -62,6 +62,11 @@ struct fake_counts fake_counts(struct fake_hypervisor *fake);
 /* The driver's own pointer to [gpa, gpa + len); aborts if that is not RAM of one bank. A page that
  * was given back is inaccessible. */
 void *fake_ram(struct fake_hypervisor *fake, uint64_t gpa, size_t len);
+/* The same memory at an address of its own, for another thread of the guest: a race between two CPUs
+ * of the guest is none of ours, and ThreadSanitizer judges by address. For pages that were never
+ * given back; `free` it with the same length. */
+void *fake_ram_alias(struct fake_hypervisor *fake, uint64_t gpa, size_t len);
+void fake_ram_alias_free(void *alias, size_t len);
 /* The guest gives pages back (they are poisoned), and takes them again (zeroed, elsewhere). What the
  * device has mapped stays mapped. Giving a page twice has no effect, taking it twice neither. */
 void fake_balloon_out(struct fake_hypervisor *fake, uint64_t gpa, size_t pages);

@@ -78,6 +78,33 @@ void *fake_ram(struct fake_hypervisor *fake, uint64_t gpa, size_t len)
     return bank->view + (gpa - bank->range.base);
 }
 
+static size_t alias_bytes(size_t offset, size_t len)
+{
+    return (offset + len + GUEST_PAGE_SIZE - 1) & ~(GUEST_PAGE_SIZE - 1);
+}
+
+void *fake_ram_alias(struct fake_hypervisor *fake, uint64_t gpa, size_t len)
+{
+    size_t offset = gpa & (GUEST_PAGE_SIZE - 1);
+    const uint32_t *page = page_of(fake, gpa >> GUEST_PAGE_SHIFT);
+    uint8_t *alias;
+
+    if (page == NULL || *page == NO_PAGE)
+        fake_die("%#llx is not RAM", (unsigned long long)gpa);
+    alias = mmap(NULL, alias_bytes(offset, len), PROT_READ | PROT_WRITE, MAP_SHARED, fake->memfd,
+                 (off_t)*page << GUEST_PAGE_SHIFT);
+    if (alias == MAP_FAILED)
+        fake_die("mmap: %s", strerror(errno));
+    return alias + offset;
+}
+
+void fake_ram_alias_free(void *alias, size_t len)
+{
+    size_t offset = (uintptr_t)alias & (GUEST_PAGE_SIZE - 1);
+
+    munmap((uint8_t *)alias - offset, alias_bytes(offset, len));
+}
+
 static void poison_page(struct fake_hypervisor *fake, uint32_t page)
 {
     uint8_t poison[GUEST_PAGE_SIZE];

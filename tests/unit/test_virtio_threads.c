@@ -84,8 +84,7 @@ static void test_no_notification_is_lost(void **state)
 
 /* Flips bytes of ring memory, as another CPU of the guest would. */
 struct flipper {
-    struct fake_hypervisor *fake;
-    uint64_t areas[3];
+    uint8_t *areas[3];
     size_t sizes[3];
     atomic_bool stop;
     uint64_t flips;
@@ -99,7 +98,7 @@ static void *flip(void *arg)
 
     while (!atomic_load_explicit(&f->stop, memory_order_relaxed)) {
         unsigned area = next_random(&seed) % 3;
-        uint8_t *p = fake_ram(f->fake, f->areas[area], f->sizes[area]);
+        uint8_t *p = f->areas[area];
         size_t at = next_random(&seed) % f->sizes[area];
         uint8_t old = __atomic_load_n(&p[at], __ATOMIC_RELAXED);
 
@@ -120,16 +119,16 @@ static void race(uint64_t features, bool indirect)
     gpa_t buffer = guest_alloc(&m->heap[0], 65536, 8);
     int64_t end = monotonic_ns() + SECONDS(1);
     unsigned broken = 0, rounds = 0;
-    struct flipper f = {.fake = m->fake};
+    struct flipper f = {0};
     struct ring_used used;
     struct driver d;
 
     driver_start(&d, m, features | F_VERSION_1, 1, 16);
-    f.areas[0] = d.rings[0].desc.addr;
-    f.areas[1] = d.rings[0].driver.addr;
-    f.areas[2] = d.rings[0].device.addr;
     f.sizes[0] = 16 * 16;
     f.sizes[1] = f.sizes[2] = d.rings[0].packed ? 4 : 6 + 2 * 16;
+    f.areas[0] = fake_ram_alias(m->fake, d.rings[0].desc.addr, f.sizes[0]);
+    f.areas[1] = fake_ram_alias(m->fake, d.rings[0].driver.addr, f.sizes[1]);
+    f.areas[2] = fake_ram_alias(m->fake, d.rings[0].device.addr, f.sizes[2]);
     assert_int_equal(pthread_create(&f.thread, NULL, flip, &f), 0);
     /* On a busy machine it takes a while until the race is won once. */
     while (monotonic_ns() < end || (broken == 0 && monotonic_ns() < end + SECONDS(30))) {
@@ -152,6 +151,8 @@ static void race(uint64_t features, bool indirect)
     }
     atomic_store(&f.stop, true);
     pthread_join(f.thread, NULL);
+    for (unsigned i = 0; i < 3; i++)
+        fake_ram_alias_free(f.areas[i], f.sizes[i]);
     assert_true(f.flips > 0 && broken > 0);
     /* The device is as good as new. */
     driver_restart(&d);
