@@ -1,0 +1,6 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154,SC1091  # variables to and from dom0.sh
+# viod as it comes: past dom0's page cache, as blkback works.
+bench_args=cache=none
+# shellcheck source=viod.sh
+. "$bench_backends/viod.sh"
