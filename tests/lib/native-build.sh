@@ -16,11 +16,11 @@ native_build() {
         libseccomp-dev libcap-dev libcmocka-dev libsystemd-dev
     case $kind in
         gcc)
-            options=(-DCMAKE_C_COMPILER=gcc -DVIOD_TESTS=ON -DVIOD_SANITIZE=address,undefined)
+            options=(-DCMAKE_C_COMPILER=gcc -DVIOD_TESTS=ON "-DVIOD_SANITIZE=address,undefined")
             ;;
         fuzz)
             host_packages clang lld libclang-rt-dev
-            options=(-DCMAKE_C_COMPILER=clang -DVIOD_FUZZ=ON -DVIOD_SANITIZE=address,undefined)
+            options=(-DCMAKE_C_COMPILER=clang -DVIOD_FUZZ=ON "-DVIOD_SANITIZE=address,undefined")
             ;;
     esac
     note "building viod ($kind)"
@@ -35,10 +35,10 @@ native_build() {
     }
 }
 
-# build_rig: all that system tests boot; the Debian guest only if one of them asks for it.
+# build_rig NAME…: all that these tests boot; the Debian guest only if one of them asks for it.
 build_rig() {
     local artifacts=() name
-    for name in "${names[@]}"; do
+    for name in "$@"; do
         [[ $name == system/* && $(test_header "$name" boot) == *--debian* ]] || continue
         artifacts=(sysroot xen kernel tools dom0 domu debian)
         break

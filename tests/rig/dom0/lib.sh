@@ -15,7 +15,7 @@ check() {
         return 0
     fi
     printf 'not ok  %s   (status %d: %s)\n' "$what" "$status" "$*"
-    [[ -z $output ]] || sed 's/^/        /' <<<"$output"
+    [[ -z $output ]] || printf '        %s\n' "${output//$'\n'/$'\n        '}"
     rig_failed=$((rig_failed + 1))
     return 1
 }

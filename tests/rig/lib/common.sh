@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What every script of the rig shares: where things are, how to speak, how to fail.
 # Sourced, never run.
+# shellcheck disable=SC2034 # what it sets is for those who source it
 
 RIG=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CHECKOUT=$(cd "$RIG/../.." && pwd)
@@ -29,11 +30,11 @@ as_root() {
 # host_packages PACKAGE…: installs those that this machine lacks. Every call of the
 # rig comes through here, so the usual case, all present, must cost next to nothing.
 host_packages() {
-    local missing=() package status
+    local missing=() package lists
     for package in "$@"; do
         # dpkg's own list of files is there exactly while a package is unpacked.
-        status=(/var/lib/dpkg/info/"$package".list /var/lib/dpkg/info/"$package":*.list)
-        [[ -e ${status[0]} || -e ${status[1]} ]] || missing+=("$package")
+        lists=(/var/lib/dpkg/info/"$package".list /var/lib/dpkg/info/"$package":*.list)
+        [[ -e ${lists[0]} || -e ${lists[1]} ]] || missing+=("$package")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     note "installing on this machine: ${missing[*]}"

@@ -61,7 +61,7 @@ debian_tree() {
         mkdir -p "$dir/usr/$name"
         [[ -e $dir/$name ]] || ln -s "usr/$name" "$dir/$name"
     done
-    rm -rf "$dir"/dev/*
+    find "$dir/dev" -mindepth 1 -delete
     for name in passwd group; do
         [[ ! -e $dir/usr/share/base-passwd/$name.master ]] ||
             cp "$dir/usr/share/base-passwd/$name.master" "$dir/etc/$name"

@@ -24,22 +24,20 @@ thin_fio() {
         # A symbol belongs to this library if its version does, or, without one, by its prefix.
         short=${library%%.so*}
         prefix=${short#lib}_
-        local versions version names name
+        local versions version
         versions=$(readelf -V -W "$tree/usr/bin/fio" |
             awk -v file="$library" '/File:/ { mine = ($0 ~ "File: " file) } mine && /Name:/ {
                 for (i = 1; i <= NF; i++) if ($i == "Name:") print $(i + 1) }')
         : >"$work/stub.c"
         : >"$work/stub.map"
         for version in $versions; do
-            names=$(sed -n "s/@$version\$//p" "$work/symbols")
-            printf '%s { %s };\n' "$version" "$(printf '%s; ' $names)" >>"$work/stub.map"
-            for name in $names; do printf 'void %s(void) { __builtin_trap(); }\n' "$name"; done >>"$work/stub.c"
+            sed -n "s/@$version\$//p" "$work/symbols" >"$work/names"
+            printf '%s { %s };\n' "$version" "$(sed 's/$/;/' "$work/names")" >>"$work/stub.map"
+            sed 's/.*/void &(void) { __builtin_trap(); }/' "$work/names" >>"$work/stub.c"
         done
-        for name in $(grep "^$prefix" "$work/symbols" | grep -v @); do
-            printf 'void %s(void) { __builtin_trap(); }\n' "$name" >>"$work/stub.c"
-        done
+        sed -n "/@/d; s/^$prefix.*/void &(void) { __builtin_trap(); }/p" "$work/symbols" >>"$work/stub.c"
         local script=()
-        [[ ! -s $work/stub.map ]] || script=(-Wl,--version-script="$work/stub.map")
+        [[ ! -s $work/stub.map ]] || script=("-Wl,--version-script=$work/stub.map")
         rm -f "$libs/$short".*
         clang --target=aarch64-linux-gnu -w -fPIC -shared -nostdlib -fuse-ld=lld -Wl,-soname,"$library" \
             "${script[@]}" -o "$libs/$library" "$work/stub.c"

@@ -1,9 +1,10 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # lib/artifacts.sh reads what is set here
 # A Debian guest as its user has it: Debian's kernel and initramfs, a root disk with systemd, nothing
 # of the rig in it. Packages are configured by their own scripts in an emulated machine (without
 # Xen), so this machine needs neither binfmt_misc nor qemu-user.
 
-needs=(kernel)
+needs=()
+uses=(kernel)
 inputs=(tests/rig/debian/second-stage)
 packages=(debootstrap e2fsprogs qemu-system-arm)
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # lib/artifacts.sh reads what is set here
 # The packages of dom0's root, unpacked: Xen's tools, what viod needs at run time, what tests use.
 
 needs=()

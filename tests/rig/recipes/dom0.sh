@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # lib/artifacts.sh reads what is set here
 # dom0's root disk: the packages, the kernel for domUs and its modules, the domU's initramfs.
 # What changes from one boot to the next (viod, the script, the rig's own dom0 scripts) comes as payload.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # lib/artifacts.sh reads what is set here
 # The packages of a domU's root, unpacked: a shell and the tools that tests use inside guests.
 
 needs=()

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # lib/artifacts.sh reads what is set here
 # One Linux image for dom0 and domUs from Debian's kernel source, and the very few modules that
 # cannot be built in.
 

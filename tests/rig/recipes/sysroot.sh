@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # lib/artifacts.sh reads what is set here
 # Headers and libraries of Debian arm64 to cross-compile viod against; see arm64-toolchain.cmake.
 
 needs=()

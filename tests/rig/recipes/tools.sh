@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # lib/artifacts.sh reads what is set here
 # The rig's own programs: how dom0 runs jobs in domUs, and watches their consoles.
 
 needs=(sysroot)

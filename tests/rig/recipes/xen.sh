@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # lib/artifacts.sh reads what is set here
 # Xen for Arm64 from Debian's source package, with what viod needs switched on.
 
 needs=()
