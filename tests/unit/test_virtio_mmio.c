@@ -305,6 +305,17 @@ static void test_row_02_reconfigured_while_ready(void **state)
         assert_true(ring_get(&d.rings[0], &used));
         assert_true(driver_check_echo(&d.rings[0], buffer, 32, round));
     }
+    /* Nor is it remembered for the next time: off and on again, the registers are the old ones. */
+    machine_write32(m, VIRTIO_MMIO_QUEUE_READY, 0);
+    ring_restart(&d.rings[0], 16);
+    machine_write32(m, VIRTIO_MMIO_QUEUE_READY, 1);
+    for (uint32_t round = 0; round < 40; round++) {
+        struct ring_used used;
+
+        driver_add_echo(&d.rings[0], buffer, 32, round, false);
+        driver_kick(&d, 0);
+        assert_true(ring_get(&d.rings[0], &used));
+    }
     machine_destroy(m);
     driver_end(&d);
 }

@@ -261,7 +261,7 @@ static void test_create_refuses_nonsense(void **state)
     virtqueue_destroy(NULL);
 }
 
-/* 2.7.9, 2.8.11: whatever the device finishes first, the driver sees the order it asked in. */
+/* 2.7.9, 2.8.8: whatever the device finishes first, the driver sees the order it asked in. */
 static void test_in_order_holds_back_what_is_early(void **state)
 {
     (void)state;
