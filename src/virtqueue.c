@@ -543,7 +543,7 @@ void chain_complete(struct chain *chain, uint32_t written)
         put_used(vq, chain);
         return;
     }
-    /* 2.7.9, 2.8.11: used in the order in which they were made available. */
+    /* 2.7.9, 2.8.8: used in the order in which they were made available. */
     chain->done = true;
     while (vq->order_count > 0) {
         struct chain *first = slot_chain(vq, vq->order[vq->order_head]);
