@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chart: a group of bars for each job, one bar for each back end but the reference, whose 1 is a line."""
 from xml.sax.saxutils import escape
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # shellcheck disable=SC2154  # variables of the plan
 # The part of the benchmark that runs in dom0: starts back ends and jobs in turn, and leaves what it
@@ -40,12 +41,19 @@ backend_start() {
     . "${backend_file[$1]}"
     # Nothing that another back end left in the page cache.
     blockdev --flushbufs "$bench_disk"
-    start && [[ -n $guest_device ]] && return 0
+    start && [[ -n $guest_device ]] && warm_up && return 0
     echo "BROKEN $1 does not start"
     cat "/rig/$bench_guest.create" 2>/dev/null
     tail -n 20 /var/log/viod.log
     domu_gone "$bench_guest" || domu_destroy "$bench_guest"
     return 1
+}
+
+# A back end maps the guest's memory when it first meets it: large enough buffers make it meet most of
+# what fio is given later.
+warm_up() {
+    domu_run -t 120 "$bench_guest" "fio --name=warm --filename=$guest_device --ioengine=io_uring --direct=1 \
+        --rw=read --bs=1m --iodepth=64 --size=64m --output=/dev/null"
 }
 
 # snapshot DIR WHEN

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """hostload.py PID FILE: notes once a second how many CPUs others than PID's descendants use.
 
 Each line of FILE: the time, CPUs used by others (including what a hypervisor steals), CPUs used by

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """report.py DIR: makes bench.json, bench.md and bench.svg of what a run left in DIR."""
 import json
 import os
@@ -11,6 +12,8 @@ from results import (COUNTS, count, difference, disturbance, measurement, median
 REFERENCE = "blkback"
 # Others may use this part of the host's CPUs before a run counts as disturbed.
 QUIET = 0.05
+# Fewer I/Os than this in all rounds of a job: what starting it costs shows in the counts.
+ENOUGH = 500
 
 
 def collect(folder):
@@ -110,8 +113,11 @@ def warnings(data):
         bad = sum(value > limit for value in foreign)
         result.append(f"**Warning: this machine was not quiet.** Others used {median(foreign):.2f} of its "
                       f"{host_cpus} CPUs (at worst {max(foreign):.2f}) in {bad} of {len(foreign)} blocks, and "
-                      f"the emulator waited for {median(waiting):.2f} CPUs. Counts hold; do not believe "
-                      "the speeds.")
+                      f"the emulator waited for {median(waiting):.2f} CPUs. Do not believe the speeds.")
+    few = [f"{r['job']} ({r['backend']}: {sum(r['ios'].values())})" for r in data["results"]
+           if sum(r["ios"].values()) < ENOUGH]
+    if few:
+        result.append("**Warning:** too few I/Os for exact counts: " + ", ".join(few) + ".")
     for line in data["broken"]:
         result.append(f"**Warning:** {line}")
     return result

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what a run of the benchmark left, and the bench.json made of it."""
 import json
 import os

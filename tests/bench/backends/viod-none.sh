@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154,SC1091  # variables to and from dom0.sh
 # viod as it comes: past dom0's page cache, as blkback works.
