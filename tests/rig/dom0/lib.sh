@@ -64,7 +64,7 @@ wait_for() {
 domu_config() {
     local name=$1 pair key
     local -A keys=([name]=$name [kernel]=$KERNEL [memory]=384 [vcpus]=1)
-    local cmdline="console=hvc0 hostname=$name oops=panic panic=-1"
+    local cmdline="console=hvc0 hostname=$name oops=panic panic=-1 null_blk.nr_devices=0"
     shift
     for pair in "$@"; do
         keys[${pair%%=*}]=${pair#*=}
@@ -89,7 +89,7 @@ domu_config() {
 virtio_disk() {
     local path=$1 vdev=$2 mode=${3:-w} more
     shift $(($# < 3 ? $# : 3))
-    printf '"format=raw,vdev=%s,access=%s,backendtype=standalone,specification=virtio,transport=mmio' "$vdev" "$mode"
+    printf '"format=raw,vdev=%s,access=%s,backendtype=standalone,specification=virtio' "$vdev" "$mode"
     for more in "$@"; do printf ',%s' "$more"; done
     printf ',target=%s"' "$path"
 }
