@@ -59,7 +59,8 @@ static void bring_up(struct driver *d)
     struct machine *m = d->m;
 
     if (machine_read32(m, VIRTIO_MMIO_MAGIC_VALUE) != 0x74726976 ||
-        machine_read32(m, VIRTIO_MMIO_VERSION) != 2 || machine_read32(m, VIRTIO_MMIO_DEVICE_ID) == 0)
+        machine_read32(m, VIRTIO_MMIO_VERSION) != 2 ||
+        machine_read32(m, VIRTIO_MMIO_DEVICE_ID) == 0)
         fake_die("not a virtio-mmio device");
     if (!driver_negotiate(m, d->features))
         fake_die("features %#llx were refused", (unsigned long long)d->features);

@@ -44,8 +44,8 @@ void driver_reset_queue(struct machine *m, uint16_t queue);
 
 /*
  * One request of `len` bytes that are read, and as many that are written, at consecutive addresses
- * of buf (2 * len bytes of guest RAM), filled with a pattern of `seed`. driver_check_echo: what came
- * back is that pattern.
+ * of buf (2 * len bytes of guest RAM), filled with a pattern of `seed`. driver_check_echo: what
+ * came back is that pattern.
  */
 int driver_add_echo(struct ring *ring, gpa_t buf, uint32_t len, uint32_t seed, bool indirect);
 bool driver_check_echo(struct ring *ring, gpa_t buf, uint32_t len, uint32_t seed);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A hypervisor inside the test's process: guest RAM in a memfd, vCPUs whose trapped accesses wait in
- * slots, interrupts that are counted. It implements src/hypervisor.h, and it watches the rules that
- * on a real machine end in a crash: breaking one is a violation, which aborts the test (or is
+ * A hypervisor inside the test's process: guest RAM in a memfd, vCPUs whose trapped accesses wait
+ * in slots, interrupts that are counted. It implements src/hypervisor.h, and it watches the rules
+ * that on a real machine end in a crash: breaking one is a violation, which aborts the test (or is
  * counted, for the tests of the fake itself).
  *
  * The driver sees guest RAM at one address and the device at another, and every page that was given
@@ -24,8 +24,8 @@
 #define FAKE_BANK0_BASE 0x40000000u
 #define FAKE_BANK1_BASE 0x200000000u
 #define FAKE_BANK_SIZE ((uint64_t)64 << 20)
-/* What a page holds that the guest gave back. A write to it is a violation, except for one through a
- * mapping that was made before, until the invalidation is answered. */
+/* What a page holds that the guest gave back. A write to it is a violation, except for one through
+ * a mapping that was made before, until the invalidation is answered. */
 #define FAKE_POISON 0xdb
 
 struct fake_config {
@@ -50,7 +50,7 @@ struct fake_hypervisor;
 
 /* NULL: the defaults. Aborts when the host has no memory. */
 struct fake_hypervisor *fake_create(const struct fake_config *config);
-/* Closes if the device side did not; checks that nothing is mapped and no poison was overwritten. */
+/* Closes if the device side did not; checks that nothing is mapped and the poison is untouched. */
 void fake_destroy(struct fake_hypervisor *fake);
 
 struct hypervisor *fake_seam(struct fake_hypervisor *fake);
@@ -62,13 +62,13 @@ struct fake_counts fake_counts(struct fake_hypervisor *fake);
 /* The driver's own pointer to [gpa, gpa + len); aborts if that is not RAM of one bank. A page that
  * was given back is inaccessible. */
 void *fake_ram(struct fake_hypervisor *fake, uint64_t gpa, size_t len);
-/* The same memory at an address of its own, for another thread of the guest: a race between two CPUs
- * of the guest is none of ours, and ThreadSanitizer judges by address. For pages that were never
- * given back; `free` it with the same length. */
+/* The same memory at an address of its own, for another thread of the guest: a race between two
+ * CPUs of the guest is none of ours, and ThreadSanitizer judges by address. For pages that were
+ * never given back; `free` it with the same length. */
 void *fake_ram_alias(struct fake_hypervisor *fake, uint64_t gpa, size_t len);
 void fake_ram_alias_free(void *alias, size_t len);
-/* The guest gives pages back (they are poisoned), and takes them again (zeroed, elsewhere). What the
- * device has mapped stays mapped. Giving a page twice has no effect, taking it twice neither. */
+/* The guest gives pages back (they are poisoned), and takes them again (zeroed, elsewhere). What
+ * the device has mapped stays mapped. Giving or taking a page twice has no effect. */
 void fake_balloon_out(struct fake_hypervisor *fake, uint64_t gpa, size_t pages);
 void fake_balloon_in(struct fake_hypervisor *fake, uint64_t gpa, size_t pages);
 /* Pages that the device has mapped and that are not the guest's any more, or another page now. */

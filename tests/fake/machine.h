@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One fake machine with one virtio-mmio device, put together as a worker does it: hypervisor, guest
- * memory, loops, device, registers; requests dispatched, notifications answered first, invalidations
- * answered after all mappings are dropped. Works with every device type.
+ * memory, loops, device, registers; requests are dispatched, notifications answered first, and
+ * invalidations after all mappings are dropped. Works with every device type.
  *
  * By default one thread does everything: an access or machine_settle runs the loop until nothing is
  * left to do. With io_thread, queues belong to a real I/O thread.

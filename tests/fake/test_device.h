@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A virtio device type under full control of the test: it echoes the readable part of a request into
- * the writable part, at once, or when the test says so and in the order that it says.
+ * A virtio device type under full control of the test: it echoes the readable part of a request
+ * into the writable part, at once, or when the test says so and in the order that it says.
  */
 #ifndef VIOD_TEST_DEVICE_H
 #define VIOD_TEST_DEVICE_H

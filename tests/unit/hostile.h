@@ -22,8 +22,8 @@ struct raw {
 #define INDIRECT VRING_DESC_F_INDIRECT
 
 /*
- * Puts n raw descriptors into the ring from its first entry on and makes the head available. Packed:
- * the same list, linked by position, with buffer ID `id` in the last.
+ * Puts n raw descriptors into the ring from its first entry on and makes the head available.
+ * Packed: the same list, linked by position, with buffer ID `id` in the last.
  */
 static inline void offer_id(struct rig *rig, const struct raw *raw, unsigned n, uint16_t id)
 {
@@ -89,7 +89,8 @@ static inline void expect(struct rig *rig, enum expectation what)
 }
 
 /* A fresh rig for one raw list. */
-static inline void try_raw(uint64_t features, const struct raw *raw, unsigned n, enum expectation what)
+static inline void try_raw(uint64_t features, const struct raw *raw, unsigned n,
+                           enum expectation what)
 {
     struct rig rig;
 

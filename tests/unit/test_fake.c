@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The fake hypervisor notices what would crash a real machine. Without this, a test that passes says
- * nothing.
+ * The fake hypervisor notices what would crash a real machine. Without this, a test that passes
+ * says nothing.
  */
 #include "unit.h"
 
@@ -100,7 +100,8 @@ static void test_unmaps_that_do_not_fit(void **state)
     hv->ops->unmap_ram(hv, p, 4);
     expect_violations(fake, 1);
     assert_int_equal(hv->ops->map_ram(hv, FAKE_BANK0_BASE >> 12, 4, p, err), 0);
-    assert_int_equal(hv->ops->map_ram(hv, FAKE_BANK0_BASE >> 12, 4, p + 3 * GUEST_PAGE_SIZE, err), 0);
+    assert_int_equal(
+        hv->ops->map_ram(hv, FAKE_BANK0_BASE >> 12, 4, p + 3 * GUEST_PAGE_SIZE, err), 0);
     expect_violations(fake, 2);
     hv->ops->unmap_ram(hv, p, 3);
     expect_violations(fake, 3);

@@ -163,7 +163,7 @@ static void test_row_19_page_that_comes_back(void **state)
     (void)state;
     fake_balloon_out(m.fake, page, 1);
     check_fault(&m, page, 1);
-    check_fault(&m, page, 1); /* the chunk has no other page mapped yet, or has: a fault either way */
+    check_fault(&m, page, 1);
     check_same(&m, page + GUEST_PAGE_SIZE, 8);
     check_fault(&m, page, 1);
     assert_true(guest_memory_stats(m.gm).probes >= 1);
@@ -313,7 +313,8 @@ static void test_bank_of_a_terabyte(void **state)
     assert_int_equal(guest_memory_translate(gm, (gpa_t){FAKE_BANK1_BASE}, 8, &out), 0);
     assert_int_equal(guest_memory_translate(gm, (gpa_t){FAKE_BANK1_BASE + FAKE_BANK_SIZE}, 8, &out),
                      -EFAULT);
-    assert_int_equal(guest_memory_translate(gm, (gpa_t){bank.base + bank.size - 1}, 1, &out), -EFAULT);
+    assert_int_equal(guest_memory_translate(gm, (gpa_t){bank.base + bank.size - 1}, 1, &out),
+                     -EFAULT);
     guest_memory_destroy(gm);
     fake_destroy(fake);
 }

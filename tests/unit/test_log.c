@@ -3,6 +3,7 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,8 @@ static int begin(void **state)
     fflush(stderr);
     saved_stderr = dup(STDERR_FILENO);
     file = memfd_create("stderr", MFD_CLOEXEC);
+    /* A memfd has no lock around its position: threads would write over each other. */
+    fcntl(file, F_SETFL, O_APPEND);
     dup2(file, STDERR_FILENO);
     log_set_level(LOG_LEVEL_INFO);
     return 0;

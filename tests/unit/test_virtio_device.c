@@ -130,7 +130,8 @@ static void test_nothing_is_taken_before_driver_ok(void **state)
  */
 static void reset_at_step(unsigned before, uint64_t features, bool twice)
 {
-    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
+    struct machine_config config = {
+        .test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
     struct machine *m = machine_create(&config);
     struct driver d;
 
@@ -216,7 +217,8 @@ static void test_row_14_reset_with_posted_buffers(void **state)
 /* 4.2.2.2: QueueReady = 0 is answered when the queue is quiet; the other queue goes on. */
 static void test_queue_off_with_requests_in_flight(void **state)
 {
-    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
+    struct machine_config config = {
+        .test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
     struct machine *m = machine_create(&config);
     struct driver d;
 
@@ -444,7 +446,8 @@ static void count_pause(struct virtio_device *dev)
 /* While paused nothing is taken; requests in flight end first; nothing is lost. */
 static void test_pause_and_resume(void **state)
 {
-    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
+    struct machine_config config = {
+        .test = {.mode = TEST_HOLD, .drain_keeps = true, .n_queues = 2}};
     struct machine *m = machine_create(&config);
     struct driver d;
 

@@ -213,7 +213,8 @@ static void test_row_19_ring_pages_ballooned(void **state)
         guest_alloc(&m->heap[0], 1, GUEST_PAGE_SIZE);
         driver_start(&d, m, F_VERSION_1 | (packed ? F_PACKED : 0), 1, 128);
         for (unsigned i = 0; i < 1000; i++) {
-            gpa_t area = i % 3 == 0 ? d.rings[0].desc : i % 3 == 1 ? d.rings[0].driver : d.rings[0].device;
+            const struct ring *ring = &d.rings[0];
+            gpa_t area = i % 3 == 0 ? ring->desc : i % 3 == 1 ? ring->driver : ring->device;
             uint64_t page = area.addr & ~(uint64_t)(GUEST_PAGE_SIZE - 1);
 
             driver_add_echo(&d.rings[0], buffer, 64, i, false);
@@ -362,8 +363,10 @@ static void test_row_26_posts_without_end(void **state)
 
             /* Not caring what is in flight. */
             if (packed) {
+                uint16_t flags = packed_avail_flags(i / 16 % 2 == 0);
+
                 packed_desc_write(&r->packed_desc[i % 16], at, 8, (uint16_t)(i % 16),
-                                  (uint16_t)(VRING_DESC_F_WRITE | packed_avail_flags(i / 16 % 2 == 0)));
+                                  (uint16_t)(VRING_DESC_F_WRITE | flags));
             } else {
                 split_desc_write(&r->split_desc[i % 16], at, 8, VRING_DESC_F_WRITE, 0);
                 ram_store16(avail_entry(r, i % 16), (uint16_t)(i % 16));
@@ -439,8 +442,9 @@ static void test_row_27_random_accesses(void **state)
 /* No assert in the code that looks at what a guest wrote; only compile-time ones. */
 static void test_row_27_no_assert_in_guest_facing_code(void **state)
 {
-    static const char *const files[] = {"virtqueue.c",    "virtqueue_split.c", "virtqueue_packed.c",
-                                        "virtio_mmio.c",  "guest_memory.c",    "virtqueue_internal.h"};
+    static const char *const files[] = {"virtqueue.c",        "virtqueue_split.c",
+                                        "virtqueue_packed.c", "virtqueue_internal.h",
+                                        "virtio_mmio.c",      "guest_memory.c"};
 
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {

@@ -11,8 +11,9 @@
 
 static struct machine *two_queues(void)
 {
-    struct machine_config config = {
-        .test = {.n_queues = 2, .queue_size = 64, .offered = FEATURE(0) | FEATURE(5) | FEATURE(63)}};
+    struct machine_config config = {.test = {.n_queues = 2,
+                                             .queue_size = 64,
+                                             .offered = FEATURE(0) | FEATURE(5) | FEATURE(63)}};
 
     return machine_create(&config);
 }
@@ -187,7 +188,8 @@ static void test_row_18_status_bits(void **state)
     driver_end(&d);
 }
 
-static const uint32_t no_queue[] = {2, 3, 0x16, 0x40, 0x7fff, 0xffff, 0x10000, 0x80000000, 0xffffffff};
+static const uint32_t no_queue[] = {2,      3,       0x16,       0x40,      0x7fff,
+                                    0xffff, 0x10000, 0x80000000, 0xffffffff};
 
 static void test_row_01_queue_select_out_of_range(void **state)
 {
@@ -201,10 +203,10 @@ static void test_row_01_queue_select_out_of_range(void **state)
         assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_NUM_MAX), 0);
         assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 0);
         assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_RESET), 0);
-        for (uint32_t offset = VIRTIO_MMIO_QUEUE_NUM; offset <= VIRTIO_MMIO_QUEUE_READY; offset += 4)
-            machine_write32(m, offset, 1);
-        for (uint32_t offset = VIRTIO_MMIO_QUEUE_DESC_LOW; offset < VIRTIO_MMIO_SHM_SEL; offset += 4)
-            machine_write32(m, offset, 1);
+        for (uint32_t at = VIRTIO_MMIO_QUEUE_NUM; at <= VIRTIO_MMIO_QUEUE_READY; at += 4)
+            machine_write32(m, at, 1);
+        for (uint32_t at = VIRTIO_MMIO_QUEUE_DESC_LOW; at < VIRTIO_MMIO_SHM_SEL; at += 4)
+            machine_write32(m, at, 1);
         machine_write32(m, VIRTIO_MMIO_QUEUE_RESET, 1);
         machine_write32(m, VIRTIO_MMIO_QUEUE_READY, 0);
     }
@@ -295,8 +297,8 @@ static void test_row_02_reconfigured_while_ready(void **state)
         struct ring_used used;
 
         machine_write32(m, VIRTIO_MMIO_QUEUE_NUM, value);
-        for (uint32_t offset = VIRTIO_MMIO_QUEUE_DESC_LOW; offset < VIRTIO_MMIO_SHM_SEL; offset += 4)
-            machine_write32(m, offset, value);
+        for (uint32_t at = VIRTIO_MMIO_QUEUE_DESC_LOW; at < VIRTIO_MMIO_SHM_SEL; at += 4)
+            machine_write32(m, at, value);
         machine_write32(m, VIRTIO_MMIO_QUEUE_READY, 1);
         machine_write32(m, VIRTIO_MMIO_QUEUE_READY, 2);
         assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 1);
@@ -398,10 +400,12 @@ static void test_row_17_registers_of_odd_widths(void **state)
     assert_int_equal(machine_read32(m, VIRTIO_MMIO_QUEUE_READY), 1);
     /* Write-only registers read 0; read-only and unknown ones ignore writes. */
     static const uint32_t write_only[] = {
-        VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DRIVER_FEATURES, VIRTIO_MMIO_DRIVER_FEATURES_SEL,
-        VIRTIO_MMIO_QUEUE_SEL,           VIRTIO_MMIO_QUEUE_NUM,       VIRTIO_MMIO_QUEUE_NOTIFY,
-        VIRTIO_MMIO_INTERRUPT_ACK,       VIRTIO_MMIO_QUEUE_DESC_LOW,  VIRTIO_MMIO_QUEUE_DESC_HIGH,
-        VIRTIO_MMIO_QUEUE_AVAIL_LOW,     VIRTIO_MMIO_QUEUE_AVAIL_HIGH, VIRTIO_MMIO_QUEUE_USED_LOW,
+        VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DRIVER_FEATURES,
+        VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_QUEUE_SEL,
+        VIRTIO_MMIO_QUEUE_NUM,           VIRTIO_MMIO_QUEUE_NOTIFY,
+        VIRTIO_MMIO_INTERRUPT_ACK,       VIRTIO_MMIO_QUEUE_DESC_LOW,
+        VIRTIO_MMIO_QUEUE_DESC_HIGH,     VIRTIO_MMIO_QUEUE_AVAIL_LOW,
+        VIRTIO_MMIO_QUEUE_AVAIL_HIGH,    VIRTIO_MMIO_QUEUE_USED_LOW,
         VIRTIO_MMIO_QUEUE_USED_HIGH,     VIRTIO_MMIO_SHM_SEL};
     for (size_t i = 0; i < ARRAY_SIZE(write_only); i++)
         assert_int_equal(machine_read32(m, write_only[i]), 0);
@@ -453,7 +457,8 @@ static void test_row_17_configuration_space_writes(void **state)
 {
     (void)state;
     for (unsigned writable = 0; writable < 2; writable++) {
-        struct machine_config config = {.test = {.config_len = 20, .config_writable = writable != 0}};
+        struct machine_config config = {
+            .test = {.config_len = 20, .config_writable = writable != 0}};
         struct machine *m = machine_create(&config);
         struct test_device *td = test_device(m->dev);
 
@@ -588,8 +593,8 @@ static void test_no_shared_memory(void **state)
 
     (void)state;
     machine_write32(m, VIRTIO_MMIO_SHM_SEL, 0);
-    for (uint32_t offset = VIRTIO_MMIO_SHM_LEN_LOW; offset <= VIRTIO_MMIO_SHM_BASE_HIGH; offset += 4)
-        assert_int_equal(machine_read32(m, offset), UINT32_MAX);
+    for (uint32_t at = VIRTIO_MMIO_SHM_LEN_LOW; at <= VIRTIO_MMIO_SHM_BASE_HIGH; at += 4)
+        assert_int_equal(machine_read32(m, at), UINT32_MAX);
     machine_destroy(m);
 }
 

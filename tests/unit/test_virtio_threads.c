@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A real I/O thread, a guest thread that breaks rings while the device looks at them, and vCPUs that
- * reset and notify: rows 7, 14, 19 and 26 as races. Meant for ThreadSanitizer and AddressSanitizer.
+ * A real I/O thread, a guest thread that breaks rings while the device looks at them, and vCPUs
+ * that reset and notify: rows 7, 14, 19 and 26 as races. Meant for ThreadSanitizer and
+ * AddressSanitizer.
  */
 #include "driver.h"
 #include "unit.h"

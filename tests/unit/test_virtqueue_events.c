@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who notifies whom, and when. The oracle does not use the arithmetic of the specification: it walks
- * over the entries of a batch one by one and asks of each whether it is the one that was named.
+ * Who notifies whom, and when. The oracle does not use the arithmetic of the specification: it
+ * walks over the entries of a batch one by one and asks of each whether it is the one named.
  */
 #include "unit.h"
 
@@ -223,7 +223,7 @@ static void test_notifications_wake_a_sleeping_device(void **state)
             assert_true(ring_needs_kick(&rig.ring));
             virtqueue_disable_notify(rig.vq);
             assert_true(virtqueue_has_work(rig.vq));
-            /* Awake: more buffers need no notification. (Split EVENT_IDX: the event lies behind.) */
+            /* Awake: more buffers need no notification. (Split EVENT_IDX: it lies behind.) */
             if (n < 16) {
                 add(&rig, 1);
                 assert_false(ring_needs_kick(&rig.ring));

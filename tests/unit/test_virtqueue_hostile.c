@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Rings that break the protocol: rows 4, 5, 6, 8 and 10, on both formats. After each, a reset by the
- * driver must make the queue work again (rig_expect_recovery).
+ * Rings that break the protocol: rows 4, 5, 6, 8 and 10, on both formats. After each, a reset by
+ * the driver must make the queue work again (rig_expect_recovery).
  */
 #include "hostile.h"
 
@@ -23,7 +23,7 @@ static void test_row_04_descriptor_loops_split(void **state)
     }
 }
 
-/* A table that loops, a chain that comes back after a table, a table of maximal length that loops. */
+/* A table of maximal length that loops back to each of its entries, or leaves its end. */
 static void test_row_04_loops_through_indirect_tables(void **state)
 {
     struct raw entries[SIZE];
@@ -281,7 +281,8 @@ static void test_row_10_nested_tables(void **state)
     for (unsigned packed = 0; packed < 2; packed++) {
         for (unsigned at = 0; at < 3; at++) {
             struct raw head = {data(1), 48, INDIRECT, 0};
-            struct raw entries[3] = {{data(2), 8, NEXT, 1}, {data(2), 8, NEXT, 2}, {data(2), 8, 0, 0}};
+            struct raw entries[3] = {
+                {data(2), 8, NEXT, 1}, {data(2), 8, NEXT, 2}, {data(2), 8, 0, 0}};
             struct rig rig;
 
             entries[at].flags = INDIRECT;

@@ -31,7 +31,7 @@ static const struct {
     {UINT64_C(0x8000000000001000), 8},
 };
 
-/* A buffer that is not there fails its request; a request without a place for its end, the queue. */
+/* A buffer that is not there fails its request; if it is the last one, the queue. */
 static void test_row_12_buffers_outside_ram(void **state)
 {
     (void)state;
@@ -39,7 +39,8 @@ static void test_row_12_buffers_outside_ram(void **state)
         uint64_t format = packed ? F_PACKED : 0;
 
         for (size_t i = 0; i < ARRAY_SIZE(nowhere); i++) {
-            struct raw list[3] = {{data(1), 8, NEXT, 1}, {data(2), 8, NEXT, 2}, {data(3), 8, WRITE, 0}};
+            struct raw list[3] = {
+                {data(1), 8, NEXT, 1}, {data(2), 8, NEXT, 2}, {data(3), 8, WRITE, 0}};
 
             list[0].addr = nowhere[i].addr;
             list[0].len = nowhere[i].len;
@@ -134,7 +135,7 @@ static void test_row_15_mapping_fails_at_every_step(void **state)
     }
 }
 
-/* A long chain that breaks off at its end, or must wait, gives back what it had taken: 200 times. */
+/* A long chain that breaks off at its end, or must wait, gives back what it had: 200 times. */
 static void test_row_15_long_chains_that_break_off(void **state)
 {
     uint64_t page = FAKE_BANK0_BASE + 7 * GUEST_CHUNK_SIZE;
