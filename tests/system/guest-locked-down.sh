@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# checks: workers have a uid of their own, no capabilities, no new privileges, a seccomp filter, an empty root, and few descriptors
+# files: common.bash
+# timeout: 1500
+. ./common.bash
+
+for name in g1 g2; do
+    new_image $name 8 >/dev/null
+    configure $name <<END
+[blk0]
+path = $IMAGES/$name
+serial = $name
+END
+    domu_create $name "virtio=$(blk_devices 1)" || give_up "xl create $name"
+done
+must "a guest comes up" up g1
+must "another comes up" up g2
+check "its disk is in use" guest g1 "$(fio_verify '$(disk g1)' 4 1)"
+
+# all_threads PID KEY VALUE: every thread's status has it.
+all_threads() {
+    local task
+    for task in "/proc/$1/task"/*; do
+        grep -qE "^$2:\s+$3\$" "$task/status" || { echo "$(<"$task/comm"): $(grep "^$2:" "$task/status")"; return 1; }
+    done
+}
+for name in g1 g2; do
+    pid=$(worker $name)
+    uid=$((1996488704 + $(domu_id $name)))
+    check "$name: uid $uid, real, effective, saved, file system" all_threads "$pid" Uid "$uid\s$uid\s$uid\s$uid"
+    check "$name: gid the same" all_threads "$pid" Gid "$uid\s$uid\s$uid\s$uid"
+    check "$name: no other groups" all_threads "$pid" Groups ' *'
+    for set in CapInh CapPrm CapEff CapBnd CapAmb; do
+        check "$name: no capability in $set" all_threads "$pid" $set 0000000000000000
+    done
+    check "$name: no new privileges" all_threads "$pid" NoNewPrivs 1
+    check "$name: a seccomp filter" all_threads "$pid" Seccomp 2
+    root=$(readlink "/proc/$pid/root")
+    check "$name: its root is viod's empty folder" same "$root" /run/viod/empty
+    check "$name: which is empty" same "$(ls -A "$root")" ""
+    check "$name: and cannot be written" same "$(stat -c '%a %u' "$root")" "555 0"
+    check "$name: it cannot dump core" grep -E '^Max core file size +0 +0 ' "/proc/$pid/limits"
+    echo "        $name's descriptors:"
+    for fd in "/proc/$pid/fd"/*; do
+        printf '%s -> %s\n' "${fd##*/}" "$(readlink "$fd")"
+    done | sort -n | tee fds | sed 's/^/        /'
+    # The standard ones, Xen, its own rings and events, the supervisor's socket, and its image.
+    other=$(grep -vE "^[012] -> |-> (/dev/xen/(privcmd|evtchn)|/proc/xen/privcmd|anon_inode:\[(io_uring|eventfd)\]|socket:.*|$IMAGES/$name)( \(deleted\))?\$" fds)
+    check "$name: nothing else" same "$other" ""
+    check "$name: one socket" same "$(grep -c socket: fds)" 1
+    check "$name: its image once" same "$(grep -c "$IMAGES/" fds)" 1
+    # A mapping outlives its descriptor: no page of another file that could be written.
+    writable=$(grep -E '^[^ ]+ .w.s .* /' "/proc/$pid/maps" | grep -vE '/dev/xen/|/proc/xen/|io_uring|memfd:viod-stats' || true)
+    check "$name: no other shared memory" same "$writable" ""
+    check "$name: no memory that is writable and executable" rig_fails grep -E '^[^ ]+ .wx' "/proc/$pid/maps"
+done
+check "the two are different users" test "$(stat -c %u "/proc/$(worker g1)")" -ne "$(stat -c %u "/proc/$(worker g2)")"
+check "the control socket is root's" same "$(stat -c '%a %u' /run/viod/viod.sock)" "600 0"
+check "the supervisor has no image open" rig_fails eval "readlink /proc/$(supervisor)/fd/* | grep -F $IMAGES/"
+finish
