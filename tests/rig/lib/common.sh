@@ -30,11 +30,11 @@ as_root() {
 # host_packages PACKAGE…: installs those that this machine lacks. Every call of the
 # rig comes through here, so the usual case, all present, must cost next to nothing.
 host_packages() {
-    local missing=() package lists
+    local missing=() package present
+    # shellcheck disable=SC2016 # dpkg's own placeholders
+    present=$(dpkg-query -W -f ' ${Package}=${db:Status-Status} ' "$@" 2>/dev/null) || true
     for package in "$@"; do
-        # dpkg's own list of files is there exactly while a package is unpacked.
-        lists=(/var/lib/dpkg/info/"$package".list /var/lib/dpkg/info/"$package":*.list)
-        [[ -e ${lists[0]} || -e ${lists[1]} ]] || missing+=("$package")
+        [[ $present == *" $package=installed "* ]] || missing+=("$package")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     note "installing on this machine: ${missing[*]}"

@@ -5,15 +5,23 @@
 # The mirror of the Debian archive proper (not of the security updates).
 debian_mirror() {
     local mirror
-    # $(…) are apt's own placeholders.
-    # shellcheck disable=SC2016
-    mirror=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
-        awk -F'|' '$1 == "Debian" && $2 == "Debian" { print $3; exit }')
+    mirror=$(known_mirror)
     if [[ -z $mirror ]]; then
-        note "apt on this machine knows no Debian archive: add one to its sources, run apt-get update"
+        # apt does not know who an archive is from before it has looked once.
+        as_root apt-get -o DPkg::Lock::Timeout=600 update >&2
+        mirror=$(known_mirror)
+    fi
+    if [[ -z $mirror ]]; then
+        echo "apt on this machine has no Debian archive among its sources, so there is nowhere to get Debian from" >&2
         return 1
     fi
     printf '%s\n' "$mirror"
+}
+
+known_mirror() {
+    # shellcheck disable=SC2016 # apt's own placeholders
+    apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
+        awk -F'|' '$1 == "Debian" && $2 == "Debian" && !found { print $3; found = 1 }'
 }
 
 debian_keyring() {
@@ -41,33 +49,6 @@ EOF
     printf '%s\n' "$dir/apt.conf"
 }
 
-# debian_tree DIR PACKAGE…: unpacks PACKAGEs and all that they depend on for arm64, without
-# running a single maintainer script: nothing needs to be emulated.
-debian_tree() {
-    local dir=$1 packages mirror ring options
-    shift
-    packages=$(IFS=, && echo "$*")
-    mirror=$(debian_mirror)
-    ring=$(debian_keyring)
-    # A proxy or a time-out that the machine's apt needs, this apt needs too.
-    options=$(mktemp)
-    apt-config dump | grep -E '^Acquire::(http|https|ftp|Retries|Check|Max)' >"$options" || true
-    mmdebstrap --architectures=arm64 --variant=extract --include="$packages" \
-        --aptopt="$options" "$SUITE" "$dir" "deb [signed-by=$ring] $mirror $SUITE main"
-    rm -f "$options"
-    # Of maintainer scripts, these few results are missed.
-    local name
-    for name in bin sbin lib; do
-        mkdir -p "$dir/usr/$name"
-        [[ -e $dir/$name ]] || ln -s "usr/$name" "$dir/$name"
-    done
-    find "$dir/dev" -mindepth 1 -delete
-    for name in passwd group; do
-        [[ ! -e $dir/usr/share/base-passwd/$name.master ]] ||
-            cp "$dir/usr/share/base-passwd/$name.master" "$dir/etc/$name"
-    done
-}
-
 # debian_source NAME: downloads the tarballs of source package NAME into the current folder.
 # (Not by `apt-get source`, which wants the .dsc too, and mirrors may lack that.)
 debian_source() {
@@ -88,17 +69,4 @@ debian_unpack() {
     while read -r patch _; do
         [[ -z $patch || $patch == \#* ]] || patch -d "$dir" -p1 -s -i "debian/patches/$patch"
     done <"$dir/debian/patches/series"
-}
-
-# check_config CONFIG FRAGMENT…: Kconfig drops what it does not know or cannot have, silently. We do not.
-check_config() {
-    local config=$1 missing
-    shift
-    # A disabled option is `# … is not set` in a configuration, or not there at all.
-    missing=$(cd "$CHECKOUT" && sed -n '/^CONFIG_.*=/{/=n$/d;p}' "$@" | sort -u |
-        comm -23 - <(cd - >/dev/null && sort -u "$config"))
-    if [[ -n $missing ]]; then
-        printf 'not in the configuration that came out:\n%s\n' "$missing"
-        return 1
-    fi
 }

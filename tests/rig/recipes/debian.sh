@@ -15,6 +15,9 @@ recipe() {
     debootstrap --arch=arm64 --foreign --variant=minbase --keyring="$(debian_keyring)" \
         --include=systemd-sysv,udev,dbus,linux-image-arm64,initramfs-tools,zstd,login,passwd,kmod,iproute2,procps \
         "$SUITE" root "$mirror"
+    # Where debootstrap may not mount (in a container), it makes a link of this.
+    rm -rf root/proc
+    mkdir root/proc
     install -m 755 "$RIG/debian/second-stage" root/second-stage
     mke2fs -q -t ext4 -L debian-root -E root_owner=0:0 -d root "$out/root.img" 2G
     rm -rf root

@@ -2,7 +2,7 @@
 # The packages of dom0's root, unpacked: Xen's tools, what viod needs at run time, what tests use.
 
 needs=()
-inputs=(tests/rig/lib/debian.sh tests/rig/lib/thin.sh)
+inputs=(tests/rig/lib/tree.sh tests/rig/lib/thin.sh)
 packages=(mmdebstrap binutils clang lld)
 
 recipe() {

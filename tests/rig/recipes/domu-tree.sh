@@ -2,7 +2,7 @@
 # The packages of a domU's root, unpacked: a shell and the tools that tests use inside guests.
 
 needs=()
-inputs=(tests/rig/lib/debian.sh tests/rig/lib/thin.sh)
+inputs=(tests/rig/lib/tree.sh tests/rig/lib/thin.sh)
 packages=(mmdebstrap binutils clang lld)
 
 recipe() {

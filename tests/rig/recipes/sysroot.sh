@@ -2,7 +2,7 @@
 # Headers and libraries of Debian arm64 to cross-compile viod against; see arm64-toolchain.cmake.
 
 needs=()
-inputs=(tests/rig/lib/debian.sh)
+inputs=(tests/rig/lib/tree.sh)
 packages=(mmdebstrap clang lld cmake ninja-build pkg-config)
 
 recipe() {
