@@ -13,7 +13,7 @@
 #define CQES_PER_TURN 64u
 #define RESTRICTIONS_MAX 48u
 /* The first step of the adaptive poll; it doubles from there. */
-#define POLL_START_NS 10000
+#define POLL_START_NS 50000
 /* Misses in a row, at the full window, after which polling does not pay here. */
 #define POLL_MISSES_MAX 4u
 #define POLL_BACKOFF_MIN 64u
@@ -344,7 +344,7 @@ static void fd_polled(struct loop_op *op, int result, bool more)
 
     (void)more;
     fd->polling = false;
-    if (!fd->removing && result != -ECANCELED) {
+    if (!fd->removing && result >= 0) {
         fd->in_ready = true;
         fd->ready(fd);
         fd->in_ready = false;
@@ -352,8 +352,8 @@ static void fd_polled(struct loop_op *op, int result, bool more)
     if (fd->removing) {
         if (fd->removed != NULL)
             fd->removed(fd);
-    } else if (!fd->only_asleep) {
-        watch_fd(fd);
+    } else if (!fd->only_asleep && result >= 0) {
+        watch_fd(fd); /* an error is final: watching again would find it again, for ever */
     }
 }
 
@@ -438,8 +438,8 @@ static bool keep_polling(struct event_loop *loop)
 }
 
 /*
- * The window doubles when a sleep was so short that polling would have met its end, and goes to
- * nothing when work is rarer than the longest poll allowed: an idle loop costs nothing.
+ * The window doubles when a sleep was so short that polling would have met its end, and halves, soon
+ * to nothing, when work is rarer than the longest poll allowed: an idle loop costs nothing.
  *
  * Where the guest needs this very CPU to go on, polling never meets anything, however short the
  * sleeps: after a few misses in a row it is given up for a number of sleeps, which doubles each time.
@@ -453,7 +453,7 @@ static void adapt(struct event_loop *loop, int64_t slept_ns)
         return;
     }
     if (slept_ns > loop->poll_max_ns) {
-        loop->poll_window_ns = 0;
+        loop->poll_window_ns = loop->poll_window_ns > POLL_START_NS ? loop->poll_window_ns / 2 : 0;
         loop->poll_missed_in_row = 0;
         return;
     }
@@ -466,6 +466,12 @@ static void adapt(struct event_loop *loop, int64_t slept_ns)
     }
     loop->poll_window_ns =
         MIN(MAX(loop->poll_window_ns * 2, (int64_t)POLL_START_NS), loop->poll_max_ns);
+}
+
+void loop_expect(struct event_loop *loop)
+{
+    if (loop->poll_backoff == 0)
+        loop->poll_window_ns = loop->poll_max_ns;
 }
 
 static void disarm(struct event_loop *loop)

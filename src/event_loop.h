@@ -69,6 +69,9 @@ int event_loop_run(struct event_loop *loop);
 int event_loop_turn(struct event_loop *loop, int64_t timeout_ns);
 void loop_stop(struct event_loop *loop);
 
+/* Something is sure to come soon (the answer to an interrupt): poll for it, if polling pays at all. */
+void loop_expect(struct event_loop *loop);
+
 void loop_post(struct event_loop *loop, struct loop_work *work);
 
 /*

@@ -93,7 +93,15 @@ struct hypervisor_ops {
 /* Implementations embed this first. */
 struct hypervisor {
     const struct hypervisor_ops *ops;
+    /* Where to count system calls, for stats; NULL: nowhere. Any thread adds. */
+    _Atomic uint64_t *calls;
 };
+
+static inline void hypervisor_count(struct hypervisor *hv, uint64_t n)
+{
+    if (hv->calls != NULL)
+        atomic_fetch_add_explicit(hv->calls, n, memory_order_relaxed);
+}
 
 /* The guest's RAM as the architecture lays it out; holes inside a bank are found when mapping. */
 struct ram_bank {

@@ -46,6 +46,7 @@ struct worker_stats {
     uint32_t version;
     _Atomic uint64_t mmio_reads, mmio_writes, notifies, invalidates, unknown_requests;
     _Atomic uint64_t map_calls, mapped_chunks, memory_drops;
+    _Atomic uint64_t hypervisor_calls; /* system calls to Xen's devices, all threads */
     _Atomic uint32_t n_threads;
     struct thread_stats threads[STATS_THREADS_MAX]; /* 0: the MMIO thread */
     struct device_stats devices[STATS_DEVICES_MAX];

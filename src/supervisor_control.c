@@ -162,6 +162,7 @@ static struct worker_totals threads_of(const struct worker_stats *stats)
         t.poll_hits += stat_get(&thread->poll_hits);
         t.poll_misses += stat_get(&thread->poll_misses);
     }
+    t.syscalls += stat_get(&stats->hypervisor_calls);
     return t;
 }
 
@@ -304,7 +305,7 @@ static void show_worker(FILE *out, const struct guest *g)
             stat_get(&g->stats->mapped_chunks) * 2, stat_get(&g->stats->map_calls),
             stat_get(&g->stats->memory_drops));
     fprintf(out,
-            "  threads     %u: %" PRIu64 " ring calls, %" PRIu64 " sleeps, polling hit %" PRIu64
+            "  threads     %u: %" PRIu64 " system calls, %" PRIu64 " sleeps, polling hit %" PRIu64
             " and missed %" PRIu64 " times\n",
             t.threads, t.syscalls, t.sleeps, t.poll_hits, t.poll_misses);
 }

@@ -19,6 +19,10 @@
 
 /* Chains taken per queue and turn, so that queues of one thread share it fairly. */
 #define QUEUE_BUDGET 64
+/* Completions that wait for one interrupt at the most. */
+#define HOLD_MAX 32u
+/* How long a driver may take from its acknowledgement to its look at the rings. */
+#define RECHECK_NS 1000000
 
 #define BIT64(n) (UINT64_C(1) << (n))
 
@@ -44,18 +48,37 @@ static void publish_status(struct virtio_device *dev)
  * Sets a bit of InterruptStatus and raises the interrupt. While the driver has not acknowledged an
  * earlier one there is no need to raise it again: it will look at the rings. But it may have looked
  * just before this event and acknowledge just after it (4.2.3.4.1 lets it handle first, then
- * acknowledge); event_since_isr_read, set before the bit, tells virtio_mmio to raise again then.
+ * acknowledge); events_since_isr_read, set before the bit, tells virtio_device_acknowledge.
  */
 static void raise_interrupt(struct virtio_device *dev, uint32_t bit)
 {
     int ret;
 
-    atomic_store(&dev->event_since_isr_read, true);
+    atomic_fetch_or(&dev->events_since_isr_read, bit);
     if ((atomic_fetch_or(&dev->isr, bit) & bit) != 0)
         return;
     ret = dev->hv->ops->raise_irq(dev->hv, dev->irq);
     if (ret < 0)
         log_host("%s: cannot raise interrupt %u: %s", dev->name, dev->irq, strerror(-ret));
+}
+
+/*
+ * An event came after the driver read InterruptStatus. Most drivers acknowledge first and look at the
+ * rings then, and see it; one more interrupt would cost them two traps for nothing. So a while later
+ * the rings tell whether this driver has seen it.
+ */
+void virtio_device_acknowledge(struct virtio_device *dev, uint32_t bits)
+{
+    uint32_t missed;
+
+    bits &= atomic_fetch_and(&dev->isr, ~bits);
+    missed = bits & atomic_fetch_and(&dev->events_since_isr_read, ~bits);
+    if ((missed & VIRTIO_MMIO_INT_CONFIG) != 0)
+        raise_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
+    if ((missed & VIRTIO_MMIO_INT_VRING) != 0)
+        for (unsigned i = 0; i < dev->n_queues; i++)
+            if (dev->queues[i].phase == QUEUE_RUNNING && !dev->queues[i].start_deferred)
+                loop_post(dev->queues[i].loop, &dev->queues[i].recheck);
 }
 
 void virtio_device_broken(struct virtio_device *dev, const char *why)
@@ -75,15 +98,32 @@ void virtio_device_broken(struct virtio_device *dev, const char *why)
 
 static bool flush(struct virtio_queue *q)
 {
-    if (!q->flush_wanted)
+    if (virtqueue_unpublished(q->vq) == 0)
         return false;
-    q->flush_wanted = false;
     stat_add(&q->stats->batches, 1);
     if (virtqueue_flush(q->vq)) {
         stat_add(&q->stats->interrupts, 1);
         raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
+        if (q->loop == q->dev->mmio_loop)
+            loop_expect(q->loop); /* the driver will read InterruptStatus */
     }
     return true;
+}
+
+static void run_recheck(struct loop_work *work)
+{
+    struct virtio_queue *q = container_of(work, struct virtio_queue, recheck);
+
+    if (q->running && q->recheck_timer.due_ns == 0)
+        loop_set_timer(q->loop, &q->recheck_timer, RECHECK_NS);
+}
+
+static void recheck_now(struct loop_timer *timer)
+{
+    struct virtio_queue *q = container_of(timer, struct virtio_queue, recheck_timer);
+
+    if (virtqueue_driver_behind(q->vq))
+        raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
 }
 
 static void finish_pause(struct virtio_queue *q)
@@ -109,6 +149,7 @@ static bool drain(struct virtio_queue *q)
         q->stopping = false;
         q->poller.hot = false;
         loop_remove_poller(q->loop, &q->poller);
+        loop_cancel_timer(q->loop, &q->recheck_timer);
         if (q->dev->ops->queue_stopped != NULL)
             q->dev->ops->queue_stopped(q->dev, q->vq);
         virtqueue_stop(q->vq);
@@ -132,19 +173,24 @@ static bool queue_poll(struct loop_poller *poller)
 
     if (q->stopping || q->pausing)
         return drain(q);
-    progress = flush(q);
-    if (!may_look(q) || !virtqueue_has_work(q->vq))
-        return progress;
-    n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
-    q->flush_wanted |= n != 0;
-    flush(q); /* what was completed at once */
-    if (n == -EAGAIN) {
-        q->stalled = true;
-        dev->memory_stale(dev);
-    } else if (n < 0) {
-        virtio_device_broken(dev, virtqueue_error(q->vq));
+    /*
+     * What was completed waits, unpublished, while there is more to take right now: one interrupt
+     * for all of it. A lone request finds nothing more to take and is published at once.
+     */
+    progress = virtqueue_unpublished(q->vq) >= HOLD_MAX && flush(q);
+    if (may_look(q) && virtqueue_has_work(q->vq)) {
+        n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
+        if (n > 0)
+            return true;
+        if (n == -EAGAIN) {
+            q->stalled = true;
+            dev->memory_stale(dev);
+        } else if (n < 0) {
+            virtio_device_broken(dev, virtqueue_error(q->vq));
+        }
+        progress |= n < 0;
     }
-    return n != 0 || progress;
+    return flush(q) || progress;
 }
 
 static bool queue_arm(struct loop_poller *poller)
@@ -172,7 +218,6 @@ static void run_start(struct loop_work *work)
     q->running = true;
     q->stalled = false;
     q->is_paused = false;
-    q->flush_wanted = false;
     q->poller.hot = true;
     if (q->dev->ops->queue_started != NULL)
         q->dev->ops->queue_started(q->dev, q->vq);
@@ -206,11 +251,6 @@ static void run_resume(struct loop_work *work)
 
     q->is_paused = false;
     q->stalled = false;
-}
-
-void virtio_queue_completed(struct virtio_device *dev, struct virtqueue *vq)
-{
-    queue_of(dev, vq)->flush_wanted = true;
 }
 
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq)
@@ -266,7 +306,7 @@ static void finish_reset(struct virtio_device *dev)
     dev->features = 0;
     dev->driver_features = 0;
     atomic_store(&dev->isr, 0);
-    atomic_store(&dev->event_since_isr_read, false);
+    atomic_store(&dev->events_since_isr_read, 0);
     atomic_store(&dev->status, 0);
     for (unsigned i = 0; i < dev->n_queues; i++) {
         clear_queue_registers(&dev->queues[i]);
@@ -498,6 +538,8 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
         q->stop.run = run_stop;
         q->stopped.run = run_stopped;
         q->kick.run = run_kick;
+        q->recheck.run = run_recheck;
+        q->recheck_timer.expired = recheck_now;
         q->pause.run = run_pause;
         q->paused.run = run_paused;
         q->resume.run = run_resume;

@@ -43,8 +43,8 @@ struct virtio_device_ops {
     void (*queue_started)(struct virtio_device *dev, struct virtqueue *vq);
     /*
      * I/O thread: buffers may wait. Pop at most `budget` chains (bounded work per turn); return the
-     * number taken, or what virtqueue_pop returned if negative. Notifications and flush are the
-     * caller's business; a completion that comes later calls virtio_queue_completed.
+     * number taken, or what virtqueue_pop returned if negative. Notifications and publishing what was
+     * completed, now or later, are the caller's business.
      */
     int (*queue_work)(struct virtio_device *dev, struct virtqueue *vq, int budget);
     /*
@@ -90,12 +90,13 @@ struct virtio_queue {
     gpa_t desc, driver, device;
     struct virtqueue_setup setup; /* latched */
     /* Messages to the I/O thread ... */
-    struct loop_work start, stop, kick, pause, resume;
+    struct loop_work start, stop, kick, pause, resume, recheck;
     /* ... and its answers. */
     struct loop_work stopped, paused;
     /* I/O thread. */
     struct loop_poller poller;
-    bool running, stopping, pausing, is_paused, stalled, flush_wanted;
+    struct loop_timer recheck_timer;
+    bool running, stopping, pausing, is_paused, stalled;
 };
 
 struct virtio_device {
@@ -113,7 +114,7 @@ struct virtio_device {
     uint64_t features;         /* negotiated: valid from FEATURES_OK on */
     _Atomic uint8_t status;    /* I/O threads set DEVICE_NEEDS_RESET only */
     _Atomic uint32_t isr;
-    atomic_bool event_since_isr_read;
+    _Atomic uint32_t events_since_isr_read; /* bits of isr */
     uint32_t config_generation;
     uint8_t config[VIRTIO_CONFIG_MAX];
     uint16_t config_len;
@@ -164,8 +165,6 @@ static inline bool virtio_has_feature(const struct virtio_device *dev, unsigned 
 {
     return (dev->features >> bit & 1) != 0;
 }
-/* I/O thread: chains of vq were completed outside queue_work; published at the end of this turn. */
-void virtio_queue_completed(struct virtio_device *dev, struct virtqueue *vq);
 /* The loop that owns the queue: where the device's backend I/O for it belongs. */
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
 /* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */
@@ -182,6 +181,8 @@ bool virtio_queue_enable(struct virtio_device *dev, unsigned index); /* QueueRea
 /* QueueReady = 0 or QueueReset = 1. True: stopped. False: dev->queue_stop_done comes. */
 bool virtio_queue_disable(struct virtio_device *dev, unsigned index);
 void virtio_queue_kick(struct virtio_device *dev, unsigned index);
+/* The driver acknowledges these bits of InterruptStatus. */
+void virtio_device_acknowledge(struct virtio_device *dev, uint32_t bits);
 uint64_t virtio_device_read_config(struct virtio_device *dev, uint32_t offset, unsigned size);
 void virtio_device_write_config(struct virtio_device *dev, uint32_t offset, unsigned size,
                                 uint64_t value);

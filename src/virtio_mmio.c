@@ -181,24 +181,13 @@ static enum outcome write_queue_notify(struct virtio_mmio *mmio, uint32_t value)
 static uint32_t read_interrupt_status(struct virtio_mmio *mmio)
 {
     /* Cleared before the bits are read: what comes later sets it again. */
-    atomic_store(&mmio->dev->event_since_isr_read, false);
+    atomic_store(&mmio->dev->events_since_isr_read, 0);
     return atomic_load(&mmio->dev->isr);
 }
 
 static enum outcome write_interrupt_ack(struct virtio_mmio *mmio, uint32_t value)
 {
-    struct virtio_device *dev = mmio->dev;
-
-    value &= atomic_fetch_and(&dev->isr, ~value);
-    /* An event since the driver looked: it may not know of it, so this acknowledges an older one. */
-    if (value != 0 && atomic_exchange(&dev->event_since_isr_read, false)) {
-        int ret;
-
-        atomic_fetch_or(&dev->isr, value);
-        ret = dev->hv->ops->raise_irq(dev->hv, dev->irq);
-        if (ret < 0)
-            log_host("%s: cannot raise interrupt %u: %s", dev->name, dev->irq, strerror(-ret));
-    }
+    virtio_device_acknowledge(mmio->dev, value);
     return DONE;
 }
 

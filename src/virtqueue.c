@@ -573,6 +573,16 @@ bool virtqueue_flush(struct virtqueue *vq)
     return wanted;
 }
 
+unsigned virtqueue_unpublished(const struct virtqueue *vq)
+{
+    return vq->started && !vq->broken ? vq->unpublished : 0;
+}
+
+bool virtqueue_driver_behind(struct virtqueue *vq)
+{
+    return vq->started && !vq->broken && vq->mapped && vq->ring->behind(vq);
+}
+
 /* ---- notifications ---- */
 
 bool virtqueue_has_work(struct virtqueue *vq)

@@ -142,6 +142,13 @@ void chain_complete(struct chain *chain, uint32_t written);
  * Publishes what was completed since the last call. True: the driver wants an interrupt (raise it).
  */
 bool virtqueue_flush(struct virtqueue *vq);
+/* Chains completed and not yet published. */
+unsigned virtqueue_unpublished(const struct virtqueue *vq);
+/*
+ * Has the driver asked for an interrupt for something that is published already? Then it has not
+ * looked since. False if that cannot be known without a mapping.
+ */
+bool virtqueue_driver_behind(struct virtqueue *vq);
 
 /*
  * Notifications from the driver. enable: true if buffers arrived meanwhile (then they are off again:

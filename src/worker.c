@@ -2,6 +2,7 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <linux/virtio_mmio.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -177,6 +178,9 @@ static void access_slot(struct worker *w, struct slot *slot, struct mmio_request
         virtio_mmio_access(slot->mmio, offset, request);
     } else if (virtio_mmio_access(slot->mmio, offset, request)) {
         finish(w, request);
+        /* 4.2.3.4: the driver has looked at InterruptStatus, so it will write InterruptACK. */
+        if (offset == VIRTIO_MMIO_INTERRUPT_STATUS)
+            loop_expect(w->mmio_loop);
     }
 }
 
@@ -572,6 +576,7 @@ static int start(struct worker *w, char *error, size_t error_len)
     ret = xen_hypervisor_open(w->settings.domid, &w->hv, &w->n_vcpus, error, error_len);
     if (ret < 0)
         return ret;
+    w->hv->calls = &w->stats->hypervisor_calls;
     snprintf(error, error_len, "cannot start the worker's threads and memory");
     ret = guest_memory_create(w->hv, xen_ram_banks, xen_n_ram_banks, &w->memory);
     if (ret < 0)

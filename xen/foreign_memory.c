@@ -62,6 +62,7 @@ static int fill(struct xen_hypervisor *xen, uint64_t gfn, size_t pages, void *at
     batch.arr = frames;
 
     /* ENOENT speaks of some pages; err[] has it. Any other failure is of the call. */
+    hypervisor_count(&xen->hv, 1);
     if (ioctl(xen->privcmd, IOCTL_PRIVCMD_MMAPBATCH_V2, &batch) < 0 && errno != ENOENT) {
         ret = -errno;
         goto out;

@@ -48,6 +48,7 @@ int xen_dm_op(struct xen_hypervisor *xen, struct xen_dm_op *op)
     struct privcmd_dm_op_buf buf = {.uptr = op, .size = sizeof(*op)};
     struct privcmd_dm_op call = {.dom = xen->domid, .num = 1, .ubufs = &buf};
 
+    hypervisor_count(&xen->hv, 1);
     return ioctl(xen->privcmd, IOCTL_PRIVCMD_DM_OP, &call) < 0 ? -errno : 0;
 }
 

@@ -200,6 +200,7 @@ static void notify(struct xen_hypervisor *xen, uint32_t vcpu)
 {
     struct ioctl_evtchn_notify event = {.port = xen->ports[vcpu]};
 
+    hypervisor_count(&xen->hv, 1);
     if (ioctl(xen->evtchn, IOCTL_EVTCHN_NOTIFY, &event) < 0)
         log_host("waking vCPU %u: %s", vcpu, strerror(errno));
 }
@@ -400,6 +401,7 @@ bool xen_ioreq_arm(struct hypervisor *hv)
     evtchn_port_t fired[IOREQ_SLOTS_MAX];
     ssize_t len = read(xen->evtchn, fired, sizeof(fired));
 
+    hypervisor_count(hv, len > 0 ? 2 : 1);
     if (len < 0 && errno != EAGAIN && errno != EINTR) {
         /* The queue is lost, and which ports are masked. Unmasking one that is not does nothing. */
         log_host("reading event channels: %s", strerror(errno));

@@ -111,15 +111,12 @@ static struct queue_stats *stats_of(const struct blk_request *request)
 static void complete(struct blk_request *request, uint8_t status)
 {
     struct queue_stats *stats = stats_of(request);
-    struct virtio_device *dev = request->blk->dev;
-    struct virtqueue *vq = request->chain.vq;
 
     *(volatile uint8_t *)request->status = status;
     stat_add(&stats->requests, 1);
     if (status != VIRTIO_BLK_S_OK)
         stat_add(&stats->errors, 1);
     chain_complete(&request->chain, request->filled + (request->filled == request->room));
-    virtio_queue_completed(dev, vq);
 }
 
 static const char *name_of(enum block_op op)
@@ -340,9 +337,7 @@ static void start(struct blk *blk, struct chain *chain)
         /* Nowhere to say how it went: nothing is done. */
         log_guest("%s: a request of the guest has no room for its status", blk->dev->name);
         stat_add(&blk->dev->stats->queues[virtqueue_index(chain->vq)].errors, 1);
-        struct virtqueue *vq = chain->vq;
         chain_complete(chain, 0);
-        virtio_queue_completed(blk->dev, vq);
         return;
     }
     request->blk = blk;

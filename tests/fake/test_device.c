@@ -127,16 +127,13 @@ static int queue_work(struct virtio_device *dev, struct virtqueue *vq, int budge
 static void finish(struct test_device *td, unsigned i, bool copy)
 {
     struct test_request *request;
-    struct virtqueue *vq;
 
     if (i >= td->n_held)
         fake_die("request %u of %u held", i, td->n_held);
     request = td->held[i];
-    vq = request->chain.vq;
     td->n_held--;
     memmove(&td->held[i], &td->held[i + 1], (td->n_held - i) * sizeof(td->held[0]));
     chain_complete(&request->chain, copy ? echo(td, &request->chain) : 0);
-    virtio_queue_completed(td->dev, vq);
 }
 
 void test_device_complete(struct test_device *td, unsigned i) { finish(td, i, true); }
