@@ -159,26 +159,42 @@ static int lock_image(struct opening *o)
 
 static bool power_of_2(uint64_t n) { return n && !(n & (n - 1)); }
 
-/* The number in a file of the block device's request queue, 0 if there is none. */
-static uint64_t queue_limit(const struct opening *o, const char *name)
+/* The first line of a file of the block device's request queue; empty if there is none. */
+static void queue_line(const struct opening *o, const char *name, char *line, size_t len)
 {
     /* A partition has its disk's queue one folder up. */
     static const char *const folders[] = {"queue", "../queue"};
     char path[128];
-    uint64_t value = 0;
 
+    line[0] = '\0';
     for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
         snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/%s", major(o->st.st_rdev),
                  minor(o->st.st_rdev), folders[i], name);
         FILE *file = fopen(path, "re");
         if (!file)
             continue;
-        if (fscanf(file, "%" SCNu64, &value) != 1)
-            value = 0;
+        if (!fgets(line, (int)len, file))
+            line[0] = '\0';
         fclose(file);
         break;
     }
-    return value;
+}
+
+static uint64_t queue_limit(const struct opening *o, const char *name)
+{
+    char line[32];
+
+    queue_line(o, name, line, sizeof(line));
+    return strtoull(line, NULL, 10);
+}
+
+/* The kernel's word for a device whose cache, if it has one, does not forget. */
+static bool is_write_through(const struct opening *o)
+{
+    char line[32];
+
+    queue_line(o, "write_cache", line, sizeof(line));
+    return strcmp(line, "write through\n") == 0;
 }
 
 /* Asks with a range that is refused in any case: EOPNOTSUPP comes before EINVAL. */
@@ -213,6 +229,7 @@ static int inspect_device(struct opening *o, bool discard)
         if (info->discard_granularity == 0)
             info->discard_granularity = info->logical_block;
     }
+    info->write_through = info->cache == BLOCK_CACHE_NONE && is_write_through(o);
     info->can_secure_erase = discard && !info->read_only && can_secure_erase(o->fd);
     return 0;
 }

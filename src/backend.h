@@ -28,6 +28,7 @@ struct block_info {
     bool read_only;
     bool can_write_zeroes;
     bool can_secure_erase;
+    bool write_through;       /* what was written is durable: there is nothing to flush */
     enum block_cache cache;
 };
 

@@ -47,6 +47,7 @@ static const struct field fields[] = {
     FIELD("block.read-only", block.read_only, 0, 1, false, true),
     FIELD("block.can-write-zeroes", block.can_write_zeroes, 0, 1, false, true),
     FIELD("block.can-secure-erase", block.can_secure_erase, 0, 1, false, true),
+    FIELD("block.write-through", block.write_through, 0, 1, false, true),
     FIELD("block.cache", block.cache, BLOCK_CACHE_NONE, BLOCK_CACHE_WRITEBACK, false, true),
 };
 static_assert(ARRAY_SIZE(fields) < 32, "one bit each in a uint32_t");

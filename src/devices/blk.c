@@ -182,7 +182,8 @@ static bool in_capacity(const struct blk *blk, uint64_t sector, uint64_t n_secto
 
 static bool is_write_through(const struct blk *blk)
 {
-    return atomic_load_explicit(&blk->write_through, memory_order_relaxed);
+    return !blk->info.write_through &&
+           atomic_load_explicit(&blk->write_through, memory_order_relaxed);
 }
 
 static void submit(struct blk_request *request)
@@ -567,9 +568,11 @@ static uint64_t offered_features(const struct blk *blk)
 {
     const struct block_info *info = &blk->info;
     uint64_t features = FEATURE(VIRTIO_BLK_F_SIZE_MAX) | FEATURE(VIRTIO_BLK_F_SEG_MAX) |
-                        FEATURE(VIRTIO_BLK_F_BLK_SIZE) | FEATURE(VIRTIO_BLK_F_TOPOLOGY) |
-                        FEATURE(VIRTIO_BLK_F_FLUSH) | FEATURE(VIRTIO_BLK_F_CONFIG_WCE);
+                        FEATURE(VIRTIO_BLK_F_BLK_SIZE) | FEATURE(VIRTIO_BLK_F_TOPOLOGY);
 
+    /* Without a volatile cache a flush would only cost the guest a request (5.2.5). */
+    if (!info->write_through)
+        features |= FEATURE(VIRTIO_BLK_F_FLUSH) | FEATURE(VIRTIO_BLK_F_CONFIG_WCE);
     if (blk->dev->n_queues > 1)
         features |= FEATURE(VIRTIO_BLK_F_MQ);
     if (info->read_only)

@@ -472,6 +472,7 @@ static void expect_same(const struct device_config *a, const struct device_confi
     assert_int_equal(a->block.read_only, b->block.read_only);
     assert_int_equal(a->block.can_write_zeroes, b->block.can_write_zeroes);
     assert_int_equal(a->block.can_secure_erase, b->block.can_secure_erase);
+    assert_int_equal(a->block.write_through, b->block.write_through);
     assert_int_equal(a->block.cache, b->block.cache);
 }
 
