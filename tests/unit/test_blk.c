@@ -683,6 +683,21 @@ static unsigned durable_writes(struct test *t)
     return backend.fua;
 }
 
+/* Where nothing is volatile, there is nothing to flush or to make durable. */
+static void no_write_cache(void **state)
+{
+    struct set_up how = {.info = default_info};
+    struct test t;
+
+    (void)state;
+    how.info.write_through = true;
+    start(&t, &how);
+    assert_int_equal(driver_offered(t.m) &
+                         (BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE)), 0);
+    assert_int_equal(durable_writes(&t), 0);
+    end(&t);
+}
+
 static void write_cache(void **state)
 {
     struct test t;
@@ -1319,6 +1334,7 @@ int main(void)
         cmocka_unit_test(queues),
         cmocka_unit_test(many_vcpus),
         cmocka_unit_test(write_cache),
+        cmocka_unit_test(no_write_cache),
         cmocka_unit_test(host_errors),
         cmocka_unit_test(no_memory_for_a_channel),
         cmocka_unit_test(resize),
