@@ -80,6 +80,14 @@ static int load_filter(void)
     return ret;
 }
 
+int sandbox_prepare(void)
+{
+    for (int cap = 0; cap < 64; cap++)
+        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EINVAL)
+            return -errno;
+    return 0;
+}
+
 int sandbox_enter(const char *root, uint32_t uid, char *error, size_t error_len)
 {
     const struct rlimit no_core = {0, 0};
@@ -88,10 +96,6 @@ int sandbox_enter(const char *root, uint32_t uid, char *error, size_t error_len)
     step = "chroot";
     if (chroot(root) < 0 || chdir("/") < 0)
         goto fail;
-    step = "dropping the capability bounding set";
-    for (int cap = 0; cap < 64; cap++)
-        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EINVAL)
-            goto fail;
     step = "setrlimit";
     if (setrlimit(RLIMIT_CORE, &no_core) < 0)
         goto fail;

@@ -9,6 +9,12 @@
 #include "types.h"
 
 /*
+ * Before the process has a second thread: what is no property of the process but of each thread, and
+ * is inherited. 0 or -errno.
+ */
+int sandbox_prepare(void);
+
+/*
  * For all threads of the process, for good. `root` is an empty folder to live in; `uid` is also the
  * group. 0, or -errno with a message. Afterwards a system call that is not on the list kills the
  * process.

@@ -573,6 +573,11 @@ static int start(struct worker *w, char *error, size_t error_len)
                                  .n_allowed_ops = sizeof(ring_ops)};
     int ret;
 
+    ret = sandbox_prepare();
+    if (ret < 0) {
+        snprintf(error, error_len, "cannot drop the capability bounding set: %s", strerror(-ret));
+        return ret;
+    }
     ret = xen_hypervisor_open(w->settings.domid, &w->hv, &w->n_vcpus, error, error_len);
     if (ret < 0)
         return ret;
