@@ -630,6 +630,8 @@ int worker_main(int socket)
         return EXIT_FAILURE;
     }
     snprintf(name, sizeof(name), "domain %u (%.63s)", w->settings.domid, w->settings.name);
+    /* It was executed as /proc/self/exe, which says nothing in ps and top. */
+    pthread_setname_np(pthread_self(), "viod-worker");
     log_set_name(name);
     log_set_level((enum log_level)w->settings.log_level);
     w->stats->version = STATS_VERSION;
