@@ -88,10 +88,11 @@ stop_viod() {
 running() { [[ -e /proc/$1/status ]] && ! grep -q '^State:.Z' "/proc/$1/status"; }
 
 # --- guests ---------------------------------------------------------------------------------
-# In the guest: `disk SERIAL` is the path of the disk with that serial number.
+# In the guest: `disk SERIAL` is the path of the disk with that serial number; and there is /mnt.
 # shellcheck disable=SC2016
 in_guest='disk() { local d; for d in /sys/block/vd*; do
     [[ $(<"$d/serial") != "$1" ]] || { echo "/dev/${d##*/}"; return; }; done; echo "no disk $1"; return 1; }
+    mkdir -p /mnt
     '
 # guest NAME SCRIPT: as domu_run, with time and with the above.
 guest() { domu_run -t $((LONG * 2)) "$1" "$in_guest$2"; }

@@ -70,12 +70,11 @@ say "Emulated CPUs: compare these with each other, with nothing else."
 say ""
 printf '    %-28s %9s %14s %16s\n' "random reads of 4 KiB" "requests" "requests/s" "traps / request"
 for depth in 1 32; do
-    # shellcheck disable=SC2016
-    before=($(counter '.devices[0].requests, .mmio_reads + .mmio_writes'))
+    mapfile -t before < <(counter '.devices[0].requests, .mmio_reads + .mmio_writes')
     output=$(domu_run -t 240 demo "fio --name=j --filename=/dev/vda --readonly --rw=randread --bs=4k \
         --direct=1 --ioengine=io_uring --iodepth=$depth --time_based --runtime=5 --norandommap \
         --output-format=json") || fail "fio: $output"
-    after=($(counter '.devices[0].requests, .mmio_reads + .mmio_writes'))
+    mapfile -t after < <(counter '.devices[0].requests, .mmio_reads + .mmio_writes')
     errors=$(jq '.jobs[0].error' <<<"$output")
     [[ $errors == 0 ]] || fail "fio reports error $errors"
     iops=$(jq '.jobs[0].read.iops | floor' <<<"$output")
@@ -88,7 +87,7 @@ done
 
 echo "== 7. Off"
 printf '    # xl shutdown demo\n'
-domu_shutdown demo 120 || fail "the guest did not shut down"
+domu_shutdown demo 300 2>/dev/null || fail "the guest did not shut down"
 wait_for 30 '! viodctl list | grep -q demo' || fail "viod still lists the guest"
 run xl list
 [[ ! -d /proc/$worker ]] || fail "the worker is still there"
