@@ -98,6 +98,15 @@ in_guest='disk() { local d; for d in /sys/block/vd*; do
 guest() { domu_run -t $((LONG * 2)) "$1" "$in_guest$2"; }
 guest_job() { domu_start_job -t $((LONG * 4)) "$1" "$in_guest$2"; }
 up() { domu_ready "$1" "$LONG"; }
+# A check's command runs in a subshell, and only the shell that started a job can wait for it.
+# check_job WHAT JOB: a check that it ends well. `job_output` has what it printed.
+check_job() {
+    local status=0
+    job_output=$(mktemp)
+    domu_wait "$2" >"$job_output" 2>&1 || status=$?
+    job_result() { cat "$job_output" && return "$status"; }
+    check "$1" job_result
+}
 
 # fio_verify FILE DEPTH MIB [OPTION…]: a command for a guest: four jobs, each with its own MIB of
 # FILE, mix reads and writes and check all that they read; a difference ends them with an error.

@@ -31,7 +31,7 @@ for round in 1 2 3; do
     check "round $round: I/O goes on" wait_for "$LONG" "[[ \$(device g1 blk0 requests) -gt $((requests + 50)) ]]"
 done
 guest g1 'touch /tmp/stop'
-check "fio has found no difference" domu_wait "$job"
+check_job "fio has found no difference" "$job"
 check "the memory that it got back takes data, too" guest g1 '
     dd if=/dev/urandom of=/tmp/x bs=1M count=24 status=none
     dd if=/tmp/x of=$(disk data) bs=1M conv=fsync,notrunc status=none

@@ -20,8 +20,8 @@ guest_job g1 "$(fio_verify /verify 8 1)"
 virtio_job=$job
 guest_job g1 "$(fio_verify /dev/xvdb 8 1)"
 pv_job=$job
-check "verified I/O on the virtio disk" domu_wait "$virtio_job"
-check "and on the PV disk at the same time" domu_wait "$pv_job"
+check_job "verified I/O on the virtio disk" "$virtio_job"
+check_job "and on the PV disk at the same time" "$pv_job"
 sum=$(guest g1 'head -c 2M /dev/urandom >/copy; dd if=/copy of=/dev/xvdb bs=1M conv=fsync,notrunc status=none; sync; md5sum </copy')
 check "each wrote to its own image" same "$(dd if="$loop" bs=1M count=2 iflag=direct status=none | md5sum)" "$sum"
 check "no request failed" no_errors

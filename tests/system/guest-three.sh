@@ -23,11 +23,8 @@ for name in "${names[@]}"; do
     jobs[$name]=$job
 done
 for name in "${names[@]}"; do
-    wait_status=0
-    output=$(domu_wait "${jobs[$name]}") || wait_status=$?
-    check "$name: fio, at the same time as the others, found no difference" test "$wait_status" -eq 0 ||
-        sed 's/^/        /' <<<"$output"
-    sums[$name]=$(tail -n 1 <<<"$output" | cut -d' ' -f1)
+    check_job "$name: fio, at the same time as the others, found no difference" "${jobs[$name]}"
+    sums[$name]=$(tail -n 1 "$job_output" | cut -d' ' -f1)
 done
 check "no request failed" no_errors
 check "the three wrote different data" same "$(printf '%s\n' "${sums[@]}" | sort -u | wc -l)" 3

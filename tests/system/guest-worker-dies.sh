@@ -37,7 +37,7 @@ check "and says why" eval "xenstore-read $backend/viod-error | grep 'killed by s
 check "its image is not open any more" rig_fails eval "readlink /proc/$pid/fd/* /proc/$other/fd/* | grep -F $IMAGES/g1"
 check "the supervisor is the same process" running "$pid"
 check "so is the other guest's worker" same "$(worker g2)" "$other"
-check "the other guest's verified I/O goes on to its end" domu_wait "$g2_job"
+check_job "the other guest's verified I/O goes on to its end" "$g2_job"
 check "the guest without a worker can be destroyed" domu_destroy g1
 check "and is gone" wait_for "$LONG" domu_gone g1
 domu_wait "$g1_job" >/dev/null
