@@ -34,15 +34,6 @@ static_assert(GUEST_VIRTIO_MMIO_SPI_LAST - GUEST_VIRTIO_MMIO_SPI_FIRST + 1 == XE
               "interrupts of virtio-mmio");
 #endif
 
-const unsigned long xen_ioctls[] = {
-    IOCTL_PRIVCMD_DM_OP,
-    IOCTL_PRIVCMD_MMAPBATCH_V2,
-    IOCTL_EVTCHN_NOTIFY,
-    IOCTL_EVTCHN_UNBIND,
-    IOCTL_EVTCHN_RESET,
-};
-const size_t xen_n_ioctls = ARRAY_SIZE(xen_ioctls);
-
 int xen_dm_op(struct xen_hypervisor *xen, struct xen_dm_op *op)
 {
     struct privcmd_dm_op_buf buf = {.uptr = op, .size = sizeof(*op)};

@@ -27,8 +27,4 @@ extern const size_t xen_n_ram_banks;
 #define XEN_VIRTIO_SLOTS 11u
 #define XEN_VIRTIO_SPI_FIRST 33u
 
-/* The ioctls that the hypervisor uses after lock_down, for the system-call filter. */
-extern const unsigned long xen_ioctls[];
-extern const size_t xen_n_ioctls;
-
 #endif
