@@ -113,7 +113,7 @@ run_test() {
             eval "options=($(test_header "$name" boot))"
             eval "files=($(test_header "$name" files))"
             cd "$TESTS/system"
-            exec "$TESTS/rig/boot" --timeout "${timeout:-300}" "${options[@]}" "$source" "${files[@]}"
+            exec "$TESTS/rig/boot" --timeout "${timeout:-600}" "${options[@]}" "$source" "${files[@]}"
             ;;
     esac
 }

@@ -107,12 +107,12 @@ domu_create() {
 domu_id() { xl domid "$1"; }
 
 # domu_ready NAME [SECONDS]: until its agent takes jobs.
-domu_ready() { rig-exec -w -t "${2:-60}" "$1" </dev/null; }
+domu_ready() { rig-exec -w -t "${2:-180}" "$1" </dev/null; }
 
 # domu_run [-t SECONDS] NAME SCRIPT: runs SCRIPT, a text, with bash in the domU; prints what it
-# prints, returns its status; 124 when time (60 s) is up, 125 when the domain is not there or dies.
+# prints, returns its status; 124 when time (120 s) is up, 125 when the domain is not there or dies.
 domu_run() {
-    local time=60
+    local time=120
     if [[ $1 == -t ]]; then
         time=$2
         shift 2
@@ -143,7 +143,7 @@ domu_console() { printf '/var/log/xen/console/guest-%s.log\n' "$1"; }
 
 # wait_console NAME REGEX [SECONDS]: until a line of its console matches.
 wait_console() {
-    wait_for "${3:-60}" grep -qaE "$(printf %q "$2")" "$(domu_console "$1")" '2>/dev/null'
+    wait_for "${3:-180}" grep -qaE "$(printf %q "$2")" "$(domu_console "$1")" '2>/dev/null'
 }
 
 # domu_destroy NAME…
@@ -158,7 +158,7 @@ domu_gone() { ! xl list 2>/dev/null | grep -qE "^($1|\(null\)) "; }
 # domu_shutdown NAME [SECONDS]: an orderly end, and until it is over.
 domu_shutdown() {
     xl shutdown "$1" >/dev/null
-    wait_for "${2:-60}" domu_gone "$1"
+    wait_for "${2:-120}" domu_gone "$1"
 }
 
 # domu_reboot NAME [SECONDS]: reboots it from inside and waits till the new one takes jobs.
@@ -166,7 +166,7 @@ domu_reboot() {
     local old
     old=$(domu_id "$1")
     rig-exec -t 20 "$1" <<<reboot >/dev/null 2>&1
-    wait_for "${2:-60}" "new=\$(xl domid $1 2>/dev/null) && [[ \$new -ne $old ]]" && domu_ready "$1" "${2:-60}"
+    wait_for "${2:-120}" "new=\$(xl domid $1 2>/dev/null) && [[ \$new -ne $old ]]" && domu_ready "$1" "${2:-180}"
 }
 
 # A domU's kernel panic ends the whole run, unless the script says that it expects one.
