@@ -46,7 +46,7 @@ end() {
 # --- images -------------------------------------------------------------------------
 configure missing <<<$'[blk0]\npath = /srv/nowhere.img'
 try missing "virtio=$(blk_devices 1)"
-told missing blk0 '/srv/nowhere.img: .*(No such file|does not exist|not there)'
+told missing blk0 '/srv/nowhere.img: .*there is no such image'
 in_xenstore missing 0 '/srv/nowhere.img'
 end missing
 
