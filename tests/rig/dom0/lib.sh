@@ -126,15 +126,17 @@ declare -A rig_jobs=()
 domu_start_job() {
     local output
     output=$(mktemp /tmp/job.XXXXXX)
-    domu_run "$@" >"$output" 2>&1 &
+    { domu_run "$@" >"$output" 2>&1; echo $? >"$output.status"; } &
     job=$!
     rig_jobs[$job]=$output
 }
 domu_wait() {
-    local status=0
-    wait "$1" || status=$?
-    cat "${rig_jobs[$1]}"
-    rm -f "${rig_jobs[$1]}"
+    local output=${rig_jobs[$1]} status
+    # By its file, and not by `wait`: that knows only children of this very shell, and check has another.
+    until [[ -s $output.status ]]; do sleep 0.1; done
+    status=$(<"$output.status")
+    cat "$output"
+    rm -f "$output" "$output.status"
     return "$status"
 }
 
