@@ -382,15 +382,20 @@ int disk_presets(const char *params, bool read_only, bool discard_enable, char *
     return 0;
 }
 
-void device_config_free(struct device_config *config)
+void device_config_close_fds(struct device_config *config)
 {
-    free_values(config);
     for (size_t i = 0; i < config->n_fds; i++) {
         if (config->fds[i] >= 0)
             close(config->fds[i]);
         config->fds[i] = -1;
     }
     config->n_fds = 0;
+}
+
+void device_config_free(struct device_config *config)
+{
+    free_values(config);
+    device_config_close_fds(config);
 }
 
 const char *device_config_string(const struct device_config *config, const char *key)

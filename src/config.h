@@ -44,8 +44,19 @@ struct daemon_config {
     uint32_t poll_max_us;      /* adaptive polling, longest; 0 = off */
 };
 
+/* Whose device it is, for host resources that are named after their guest. */
+struct guest_identity {
+    uint32_t domid;
+    char name[64];
+    char uuid[40];             /* "8-4-4-4-12" hexadecimal digits; empty: unknown */
+    /* A folder for this guest's sockets and links, /run/viod/<domid>; emptied when the guest is gone.
+     * /run/viod/<name> is a link to it. */
+    char run_dir[128];
+};
+
 /* One device as the administrator wants it, complete and checked. */
 struct device_config {
+    const struct guest_identity *guest; /* set in the supervisor only; NULL elsewhere */
     char name[32];             /* "blk0", "xvda" */
     uint16_t virtio_id;        /* 2 */
     uint64_t base;             /* guest-physical address of the register window */
@@ -58,6 +69,8 @@ struct device_config {
     int fds[DEVICE_FDS_MAX];
     size_t n_fds;
     struct block_info block;   /* for block devices */
+    char backing[1024];        /* supervisor: what it is on the host, for people; set by open */
+    void *host;                /* supervisor: the type's own, from open to close */
 };
 
 /*
@@ -70,6 +83,23 @@ struct device_type {
     const struct config_key *keys; /* ends with name NULL */
     /* Supervisor: opens host resources into config->fds. 0 or -errno with a message. */
     int (*open)(struct device_config *config, char *error, size_t error_len);
+    /*
+     * Supervisor: a worker asks for something more of a device that is open ("tap 0" once it was
+     * lost, "connect 1024"). The words may be the guest's: a worker may have been taken over by it.
+     * Must not block. Puts at most DEVICE_FDS_MAX descriptors into fds; their number (>= 0), or
+     * -errno with a message. -EAGAIN: may be tried again. NULL: never answers.
+     */
+    int (*ask)(struct device_config *config, const char *request, int *fds, char *error,
+               size_t error_len);
+    /*
+     * Supervisor: the administrator asks for something that the host side alone answers
+     * (`viodctl link …`, `viodctl console …`); as ask, but answers in `reply`; -EOPNOTSUPP: not a
+     * request for the host side, the worker gets it. May be NULL.
+     */
+    int (*control)(struct device_config *config, const char *request, char *reply,
+                   size_t reply_len);
+    /* Supervisor: the device is gone; removes from the host what open or ask made. May be NULL. */
+    void (*close)(struct device_config *config);
 };
 extern const struct device_type *const device_types[];
 const struct device_type *device_type_by_id(uint16_t virtio_id);
@@ -105,6 +135,7 @@ void guest_file_warn_unused(const struct guest_file *file, const char *const *us
                             void (*warn)(void *arg, const char *line), void *arg);
 /* Closes the descriptors that nobody took over, too. */
 void device_config_free(struct device_config *config);
+void device_config_close_fds(struct device_config *config);
 
 /*
  * What a disk= line of xl decides, as the presets for device_config_fill: path, readonly, discard.

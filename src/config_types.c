@@ -88,6 +88,7 @@ static int block_type_open(struct device_config *config, char *error, size_t err
         return fd;
     config->fds[0] = fd;
     config->n_fds = 1;
+    snprintf(config->backing, sizeof(config->backing), "%s", path);
     return 0;
 }
 

@@ -20,6 +20,7 @@ enum message_type {
     MESSAGE_REMOVE,        /* slot */
     MESSAGE_CONTROL,       /* slot, id; text: a request to the device, "resize" */
     MESSAGE_QUIT,
+    MESSAGE_ANSWER,        /* slot, id; status -errno; text: why, or what more is to be said; fds */
     /* worker -> supervisor */
     MESSAGE_READY = 100,   /* serving; status: the guest's vCPUs */
     MESSAGE_FAILED,        /* cannot serve this domain; status -errno; text: why */
@@ -27,6 +28,7 @@ enum message_type {
     MESSAGE_ADD_FAILED,    /* slot; status -errno; text: why */
     MESSAGE_REMOVED,       /* slot: nothing of the device is mapped or in flight any more */
     MESSAGE_CONTROL_REPLY, /* slot, id, status; text */
+    MESSAGE_ASK,           /* slot, id; text: what the device wants of the host */
 };
 
 /* The text of MESSAGE_START. Same program on both sides: no versions. */

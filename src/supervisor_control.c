@@ -15,7 +15,7 @@
 #include "log.h"
 #include "supervisor_internal.h"
 
-#define WORDS_MAX 4
+#define WORDS_MAX 6
 /* How long a client may take to send its line, or a worker to answer a request. */
 #define CLIENT_BOUND_NS (INT64_C(10) * 1000000000)
 
@@ -370,9 +370,18 @@ static void stats(struct supervisor *s, struct answer *a, char *const *words, in
     }
 }
 
-static void resize(struct supervisor *s, struct answer *a, struct client *client,
-                   char *const *words)
+/*
+ * "resize DOMAIN DEVICE", "link DOMAIN DEVICE down": the first word and those after the device are
+ * the request. The host side of the device answers, or the worker does.
+ */
+static void request_device(struct supervisor *s, struct answer *a, struct client *client,
+                           char *const *words, int n)
 {
+    char request[256], answer[CONFIG_ERROR_LEN] = "";
+    const struct device_type *type;
+    size_t len;
+    int ret;
+
     struct guest *g = supervisor_find_guest(s, words[1]);
     struct served_device *d = g != NULL ? guest_find_device(g, words[2]) : NULL;
 
@@ -381,10 +390,28 @@ static void resize(struct supervisor *s, struct answer *a, struct client *client
                  words[2], words[1]);
         return;
     }
+    len = (size_t)snprintf(request, sizeof(request), "%s", words[0]);
+    for (int i = 3; i < n && len < sizeof(request); i++)
+        len += (size_t)snprintf(request + len, sizeof(request) - len, " %s", words[i]);
+    if (len >= sizeof(request)) {
+        snprintf(a->error, sizeof(a->error), "the request is too long");
+        return;
+    }
+    type = device_type_by_id(d->node.virtio_id);
+    if (d->state == SERVED_READY && type != NULL && type->control != NULL) {
+        ret = type->control(&d->config, request, answer, sizeof(answer));
+        if (ret != -EOPNOTSUPP) {
+            if (ret < 0)
+                snprintf(a->error, sizeof(a->error), "%s", answer);
+            else
+                fprintf(a->out, "%s\n", answer);
+            return;
+        }
+    }
     client->waits_for = ++s->next_control_id;
     if (client->waits_for == 0)
         client->waits_for = ++s->next_control_id;
-    if (guest_control(g, d, client->waits_for, "resize") < 0) {
+    if (guest_control(g, d, client->waits_for, request) < 0) {
         client->waits_for = 0;
         snprintf(a->error, sizeof(a->error), "device %s is %s", d->name, state_words[d->state]);
     }
@@ -443,8 +470,9 @@ static void execute(struct supervisor *s, struct client *client)
         show(s, &a, words, n);
     else if ((n == 1 || n == 2) && strcmp(words[0], "stats") == 0)
         stats(s, &a, words, n);
-    else if (n == 3 && strcmp(words[0], "resize") == 0)
-        resize(s, &a, client, words);
+    else if ((n == 3 && strcmp(words[0], "resize") == 0) ||
+             (n >= 3 && strcmp(words[0], "link") == 0))
+        request_device(s, &a, client, words, n);
     else
         snprintf(a.error, sizeof(a.error), "the daemon does not understand this request");
     fclose(a.out);

@@ -11,8 +11,13 @@
 
 void device_release(struct served_device *d)
 {
+    const struct device_type *type = device_type_by_id(d->node.virtio_id);
+
     if (!d->has_config)
         return;
+    if (d->is_open && type != NULL && type->close != NULL)
+        type->close(&d->config);
+    d->is_open = false;
     device_config_free(&d->config); /* and its descriptors */
     d->has_config = false;
 }
@@ -50,7 +55,7 @@ void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
     message.n_fds = (uint32_t)d->config.n_fds;
     memcpy(message.fds, d->config.fds, sizeof(int) * d->config.n_fds);
     ret = message_send(g->socket, &message);
-    device_release(d);
+    device_config_close_fds(&d->config);
     if (ret < 0)
         device_fail(s, g, d, "the worker does not listen");
     else
@@ -109,6 +114,7 @@ static int configure(struct supervisor *s, struct guest *g, struct served_device
     d->config.base = d->node.base;
     d->config.irq = d->node.irq;
     d->config.grant_usage = d->node.grant_usage;
+    d->config.guest = &g->identity;
     d->has_config = true;
     if (d->node.id.kind == NODE_VIRTIO_DISK)
         ret = disk_presets(d->node.params, d->node.read_only, d->node.discard_enable, preset_text,
@@ -123,7 +129,11 @@ static int configure(struct supervisor *s, struct guest *g, struct served_device
     ret = type->open(&d->config, error, error_len);
     if (ret < 0)
         return ret;
-    snprintf(d->backing, sizeof(d->backing), "%s", device_config_string(&d->config, "path"));
+    d->is_open = true;
+    if (d->config.backing[0] != '\0')
+        snprintf(d->backing, sizeof(d->backing), "%s", d->config.backing);
+    else
+        snprintf(d->backing, sizeof(d->backing), "%s", type->name);
     if (d->config.n_fds > 0 && fstat(d->config.fds[0], &st) == 0 && S_ISBLK(st.st_mode))
         d->backing_device = st.st_rdev;
     return 0;
@@ -178,4 +188,26 @@ void device_configure(struct supervisor *s, struct guest *g, struct served_devic
     return;
 fail:
     device_fail(s, g, d, error);
+}
+
+void device_asked(struct guest *g, struct served_device *d, uint32_t id, const char *request)
+{
+    static struct message message;
+    const struct device_type *type = device_type_by_id(d->node.virtio_id);
+    char error[CONFIG_ERROR_LEN] = "";
+    int fds[DEVICE_FDS_MAX], ret = -EOPNOTSUPP;
+
+    if (type != NULL && type->ask != NULL && d->is_open)
+        ret = type->ask(&d->config, request, fds, error, sizeof(error));
+    if (ret < 0 && error[0] == '\0')
+        snprintf(error, sizeof(error), "%s", strerror(-ret));
+    message_set(&message, MESSAGE_ANSWER, d->slot, error);
+    message.id = id;
+    message.status = MIN(ret, 0);
+    if (ret > 0) {
+        message.n_fds = (uint32_t)ret;
+        memcpy(message.fds, fds, sizeof(int) * (size_t)ret);
+    }
+    (void)message_send(g->socket, &message); /* a dead worker shows as end of file */
+    message_close_fds(&message);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One guest and its worker process: start, messages, end. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +19,8 @@
 #define WORKER_SOCKET 3
 /* How long a worker may take to let go of its guest before it is killed. */
 #define QUIT_BOUND_NS (INT64_C(5) * 1000000000)
+
+#define MESSAGES_PER_TURN 64
 
 /* ---- looking up ---- */
 
@@ -196,6 +200,67 @@ void guest_quit_worker(struct guest *g)
     guest_send(g, MESSAGE_QUIT, 0, 0);
 }
 
+/* ---- the guest's folder ---- */
+
+/* /run/viod/<name>; false: the name is none that a file could have, or one of the daemon's own. */
+static bool link_path(const struct supervisor *s, const struct guest *g, char *path, size_t len)
+{
+    const char *name = g->name;
+
+    if (name[0] == '\0' || name[0] == '.' || name[0] == '?' || strchr(name, '/') != NULL ||
+        strspn(name, "0123456789") == strlen(name) || strcmp(name, EMPTY_ROOT + 1) == 0)
+        return false;
+    return snprintf(path, len, "%s/%s", s->config->run_dir, name) < (int)len;
+}
+
+static void make_identity(struct supervisor *s, struct guest *g)
+{
+    struct guest_identity *identity = &g->identity;
+    char link[256], target[16];
+
+    identity->domid = g->domid;
+    snprintf(identity->name, sizeof(identity->name), "%s", g->name);
+    if (xenstore_domain_uuid(s->xs, g->domid, identity->uuid, sizeof(identity->uuid)) < 0)
+        identity->uuid[0] = '\0';
+    if (snprintf(identity->run_dir, sizeof(identity->run_dir), "%s/%u", s->config->run_dir,
+                 g->domid) >= (int)sizeof(identity->run_dir)) {
+        identity->run_dir[0] = '\0';
+        return;
+    }
+    if (mkdir(identity->run_dir, 0755) < 0 && errno != EEXIST)
+        log_warning("cannot make %s: %s", identity->run_dir, strerror(errno));
+    if (!link_path(s, g, link, sizeof(link)))
+        return;
+    snprintf(target, sizeof(target), "%u", g->domid);
+    /* A link that is there is of an earlier domain of this name; anything else is not ours. */
+    if (readlink(link, (char[2]){0}, 1) >= 0)
+        (void)unlink(link);
+    if (symlink(target, link) < 0)
+        log_warning("cannot make %s: %s", link, strerror(errno));
+}
+
+static void remove_run_dir(struct supervisor *s, struct guest *g)
+{
+    char link[256], target[16], was[16] = "";
+    struct dirent *entry;
+    DIR *dir;
+
+    if (g->identity.run_dir[0] == '\0')
+        return;
+    snprintf(target, sizeof(target), "%u", g->domid);
+    if (link_path(s, g, link, sizeof(link)) && readlink(link, was, sizeof(was) - 1) > 0 &&
+        strcmp(was, target) == 0)
+        (void)unlink(link);
+    dir = opendir(g->identity.run_dir);
+    if (dir == NULL)
+        return;
+    while ((entry = readdir(dir)) != NULL)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            (void)unlinkat(dirfd(dir), entry->d_name, 0);
+    closedir(dir);
+    (void)rmdir(g->identity.run_dir);
+}
+
 void guest_free(struct supervisor *s, struct guest *g)
 {
     for (struct guest **p = &s->guests; *p != NULL; p = &(*p)->next)
@@ -205,6 +270,7 @@ void guest_free(struct supervisor *s, struct guest *g)
         }
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
         device_release(&g->devices[i]);
+    remove_run_dir(s, g);
     if (g->socket >= 0)
         close(g->socket);
     if (g->stats != NULL)
@@ -223,6 +289,7 @@ struct guest *guest_new(struct supervisor *s, uint32_t domid)
     g->pid = -1;
     if (xenstore_domain_name(s->xs, domid, g->name, sizeof(g->name)) < 0)
         snprintf(g->name, sizeof(g->name), "?");
+    make_identity(s, g);
     g->next = s->guests;
     s->guests = g;
     return g;
@@ -317,6 +384,10 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
     case MESSAGE_CONTROL_REPLY:
         control_replied(s, m->id, m->status, m->text);
         return;
+    case MESSAGE_ASK:
+        if (d != NULL && (d->state == SERVED_READY || d->state == SERVED_ADDING))
+            device_asked(g, d, m->id, m->text);
+        return;
     default:
         return;
     }
@@ -325,13 +396,17 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
 void guest_readable(struct supervisor *s, struct guest *g)
 {
     static struct message message;
-    int ret;
+    int ret = -EAGAIN;
 
-    while ((ret = message_receive(g->socket, &message)) == 1) {
+    /* Bounded: a worker that talks without end does not keep the others waiting. */
+    for (int i = 0; i < MESSAGES_PER_TURN; i++) {
+        ret = message_receive(g->socket, &message);
+        if (ret != 1)
+            break;
         message_close_fds(&message); /* a worker has nothing to give us */
         worker_said(s, g, &message);
     }
-    if (ret == -EAGAIN)
+    if (ret == 1 || ret == -EAGAIN)
         return;
     /* End of file: waitpid tells how it ended. Anything else is not said by our worker. */
     if (ret != 0 && g->pid > 0)

@@ -29,8 +29,9 @@ struct served_device {
     enum served_state state;
     uint32_t slot;
     bool has_slot;
-    struct device_config config; /* opened, until it is handed over */
+    struct device_config config; /* opened; its descriptors stay until they are handed over */
     bool has_config;
+    bool is_open;                /* type->close is to be called */
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
     char error[CONFIG_ERROR_LEN];
@@ -43,6 +44,7 @@ struct guest {
     struct guest *next;
     uint32_t domid;
     char name[64];               /* when it was first seen */
+    struct guest_identity identity;
     enum worker_state state;
     pid_t pid;
     int socket;
@@ -92,6 +94,8 @@ void device_fail(struct supervisor *s, struct guest *g, struct served_device *d,
 /* State 6: nothing of it is left. */
 void device_close(struct supervisor *s, struct served_device *d);
 void device_release(struct served_device *d);
+/* The worker wants something of the host for the device. */
+void device_asked(struct guest *g, struct served_device *d, uint32_t id, const char *request);
 
 /* supervisor_guest.c */
 struct guest *guest_find(struct supervisor *s, uint32_t domid);

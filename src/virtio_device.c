@@ -585,6 +585,7 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     dev->memory = env->memory;
     dev->mmio_loop = env->mmio_loop;
     dev->memory_stale = env->memory_stale;
+    dev->ask = env->ask;
     dev->worker = env->worker;
     dev->stats = stats;
     ret = ops->create(dev, config, error, error_len);
@@ -629,4 +630,9 @@ void virtio_device_destroy(struct virtio_device *dev)
     atomic_store_explicit(&dev->stats->device_id, 0, memory_order_relaxed);
     free(dev->queues);
     free(dev);
+}
+
+int virtio_device_ask(struct virtio_device *dev, uint32_t id, const char *request)
+{
+    return dev->ask != NULL ? dev->ask(dev, id, request) : -EOPNOTSUPP;
 }

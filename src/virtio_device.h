@@ -62,6 +62,12 @@ struct virtio_device_ops {
     void (*reset)(struct virtio_device *dev);
     /* MMIO thread: administrator's request, e.g. "resize". 0, or -errno with a message. May be NULL. */
     int (*control)(struct virtio_device *dev, const char *request, char *reply, size_t reply_len);
+    /*
+     * MMIO thread: the answer to virtio_device_ask. status: 0 or -errno. The device takes over what
+     * it wants of fds and sets it to -1; the rest is closed. May be NULL.
+     */
+    void (*answered)(struct virtio_device *dev, uint32_t id, int status, const char *text, int *fds,
+                     size_t n_fds);
     /* MMIO thread: all queues are stopped. Frees dev->priv. */
     void (*destroy)(struct virtio_device *dev);
 };
@@ -130,6 +136,8 @@ struct virtio_device {
     void (*queue_stop_done)(struct virtio_device *dev, unsigned index);
     /* The worker's: an I/O thread met -EAGAIN of guest_memory. Any thread. */
     void (*memory_stale)(struct virtio_device *dev);
+    /* The worker's: asks the supervisor. MMIO thread. NULL: nobody is there to ask. */
+    int (*ask)(struct virtio_device *dev, uint32_t id, const char *request);
     /* A pause in progress or in force. */
     bool pausing;
     unsigned pauses_pending;
@@ -147,6 +155,7 @@ struct virtio_environment {
     struct event_loop **io_loops; /* queues are spread over them, round robin */
     size_t n_io_loops;
     void (*memory_stale)(struct virtio_device *dev);
+    int (*ask)(struct virtio_device *dev, uint32_t id, const char *request); /* may be NULL */
     void *worker;
 };
 
@@ -169,6 +178,12 @@ static inline bool virtio_has_feature(const struct virtio_device *dev, unsigned 
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
 /* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */
 void virtio_device_broken(struct virtio_device *dev, const char *why);
+
+/*
+ * MMIO thread: asks the host side (config.h, struct device_type, ask) for what only it can open.
+ * ops->answered comes later with the same id, unless the device is gone by then. 0 or -errno.
+ */
+int virtio_device_ask(struct virtio_device *dev, uint32_t id, const char *request);
 
 /* For transports; MMIO thread. */
 void virtio_device_set_status(struct virtio_device *dev, uint8_t status);

@@ -149,6 +149,16 @@ static void memory_stale(struct virtio_device *dev)
     loop_post(w->mmio_loop, &w->refresh);
 }
 
+static int ask(struct virtio_device *dev, uint32_t id, const char *request)
+{
+    static struct message message; /* the MMIO thread only */
+    struct slot *slot = dev->worker;
+
+    message_set(&message, MESSAGE_ASK, slot->index, request);
+    message.id = id;
+    return message_send(slot->worker->socket, &message);
+}
+
 /* ---- trapped accesses ---- */
 
 static void finish(struct worker *w, const struct mmio_request *request)
@@ -307,6 +317,7 @@ static int add_device(struct worker *w, struct slot *slot, struct message *messa
                                            .io_loops = w->io_loops,
                                            .n_io_loops = w->n_io_loops,
                                            .memory_stale = memory_stale,
+                                           .ask = ask,
                                            .worker = slot};
     const struct virtio_device_ops *ops;
     struct device_config config = {0};
@@ -403,6 +414,13 @@ static void control_device(struct worker *w, struct slot *slot, const struct mes
     tell(w, MESSAGE_CONTROL_REPLY, slot->index, message->id, ret, reply);
 }
 
+static void give_answer(struct slot *slot, struct message *message)
+{
+    if (slot->dev != NULL && !slot->removing && slot->dev->ops->answered != NULL)
+        slot->dev->ops->answered(slot->dev, message->id, message->status, message->text,
+                                 message->fds, message->n_fds);
+}
+
 static void quit(struct worker *w)
 {
     w->quitting = true;
@@ -448,6 +466,9 @@ static void serve_message(struct worker *w, struct message *message)
         break;
     case MESSAGE_CONTROL:
         control_device(w, slot, message);
+        break;
+    case MESSAGE_ANSWER:
+        give_answer(slot, message);
         break;
     default:
         log_warning("unknown message %u from the supervisor", message->type);

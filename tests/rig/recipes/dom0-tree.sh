@@ -13,7 +13,7 @@ recipe() {
         xen-utils-4.20 xenstore-utils libxendevicemodel1 libxenforeignmemory1 libxenevtchn1
         libxengnttab1 libxenstore4 libxentoolcore1 liburing2 libinih1 libseccomp2 libcap2
         libcap2-bin libsystemd0 libcmocka0
-        gpiod i2c-tools can-utils alsa-utils evtest iperf3)
+        gpiod i2c-tools can-utils alsa-utils evtest iperf3 dnsmasq-base passt tcpdump curl busybox)
     stage "unpacking packages"
     debian_tree "$out" "${list[@]}"
     thin_tree "$out"

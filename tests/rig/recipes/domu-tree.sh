@@ -9,7 +9,7 @@ recipe() {
     local out=$1 list=(
         base-files base-passwd bash coreutils tar sed grep gawk mawk findutils diffutils
         util-linux mount procps kmod iproute2 iputils-ping ethtool e2fsprogs fio libaio1t64 xenstore-utils
-        strace socat netcat-openbsd iperf3)
+        strace socat netcat-openbsd iperf3 rng-tools5 curl busybox)
     stage "unpacking packages"
     debian_tree "$out" "${list[@]}"
     thin_tree "$out"

@@ -16,7 +16,7 @@ recipe() {
     make_disk root "$out/root.img" 768M domu-root
     # The initramfs is copied, unpacked and kept in a guest's memory, for seconds under emulation:
     # leave out what only the full-blown root needs.
-    rm -rf root/usr/bin/{python3*,perl*,dpkg*,apt*,strace*,socat*,iperf3} root/usr/sbin/arpd \
+    rm -rf root/usr/bin/{python3*,perl*,dpkg*,apt*,strace*,socat*,iperf3,curl*,rngtest} root/usr/sbin/arpd \
         root/usr/lib/python3* root/usr/share/{terminfo,zoneinfo,perl*,common-licenses}
     drop_unused_libraries root
     (cd root && find . -print0 | LC_ALL=C sort -z |
