@@ -5,14 +5,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #define CHUNK_PAGES ((size_t)(GUEST_CHUNK_SIZE / GUEST_PAGE_SIZE))
+/*
+ * While a guest balloons, Xen has everything dropped at each step: what is mapped must then be cheap
+ * to map and to drop, not to use. So a drop soon after another makes the chunks small; they become
+ * large again at a later drop, or when so many small ones are mapped that they are clearly in use.
+ */
+#define SMALL_CHUNK_PAGES ((size_t)16)
+#define SMALL_CHUNKS_MAX 1024u
+#define SOON_NS INT64_C(1000000000)
 #define BANKS_MAX 4
 #define BITS 64u
 /* Stale chunks are dropped one by one up to this many; beyond, everything is dropped. */
 #define STALE_MAX 16u
-
-enum chunk_state { CHUNK_UNMAPPED, CHUNK_MAPPED, CHUNK_MAPPED_WITH_HOLES };
 
 struct bank {
     uint64_t base, size; /* guest-physical; size may be cut to what we can address */
@@ -20,8 +27,13 @@ struct bank {
     /* One bit per page: may be touched. Set after mapping, cleared only while nobody looks. */
     _Atomic uint64_t *valid;
     size_t valid_bytes;
-    uint8_t *chunks; /* enum chunk_state, under the lock */
-    size_t n_chunks;
+    bool *mapped; /* one for each chunk, large or small: it is mapped; under the lock */
+    size_t n_small_chunks;
+};
+
+struct chunk {
+    struct bank *bank;
+    size_t index; /* in units of chunk_pages */
 };
 
 struct guest_memory {
@@ -29,11 +41,13 @@ struct guest_memory {
     size_t n_banks;
     struct bank banks[BANKS_MAX];
     pthread_mutex_t lock; /* mapping and dropping; never taken when the page is mapped already */
-    struct {
-        struct bank *bank;
-        size_t chunk;
-    } stale[STALE_MAX];
+    /* The rest is under the lock. */
+    size_t chunk_pages;    /* of all chunks that are mapped; changes only while none is */
+    struct chunk *chunks;  /* those that are mapped */
+    size_t n_chunks, chunks_room;
+    struct chunk stale[STALE_MAX];
     size_t n_stale; /* STALE_MAX + 1: too many, drop all */
+    int64_t last_drop_ns;
     _Atomic uint64_t map_calls, mapped_chunks, drops, probes;
 };
 
@@ -50,13 +64,14 @@ static void bank_free(struct bank *bank)
         munmap(bank->host, bank->size);
     if (bank->valid != NULL)
         munmap((void *)bank->valid, bank->valid_bytes);
-    if (bank->chunks != NULL)
-        munmap(bank->chunks, bank->n_chunks);
+    if (bank->mapped != NULL)
+        munmap(bank->mapped, bank->n_small_chunks * sizeof(*bank->mapped));
 }
 
 static int bank_init(struct bank *bank, const struct ram_bank *ram)
 {
     uint64_t size = ram->size;
+    size_t pages;
 
     bank->base = ram->base;
     /* A kernel with 39-bit addresses cannot hold the whole of Xen's second bank (1016 GiB): serve
@@ -67,11 +82,12 @@ static int bank_init(struct bank *bank, const struct ram_bank *ram)
             return -ENOMEM;
     }
     bank->size = size;
-    bank->n_chunks = (size_t)((size + GUEST_CHUNK_SIZE - 1) / GUEST_CHUNK_SIZE);
-    bank->valid_bytes = bank->n_chunks * (CHUNK_PAGES / 8);
+    pages = (size_t)((size + GUEST_CHUNK_SIZE - 1) / GUEST_CHUNK_SIZE) * CHUNK_PAGES;
+    bank->n_small_chunks = pages / SMALL_CHUNK_PAGES;
+    bank->valid_bytes = pages / 8;
     bank->valid = reserve(bank->valid_bytes, PROT_READ | PROT_WRITE);
-    bank->chunks = reserve(bank->n_chunks, PROT_READ | PROT_WRITE);
-    return bank->valid != NULL && bank->chunks != NULL ? 0 : -ENOMEM;
+    bank->mapped = reserve(bank->n_small_chunks * sizeof(*bank->mapped), PROT_READ | PROT_WRITE);
+    return bank->valid != NULL && bank->mapped != NULL ? 0 : -ENOMEM;
 }
 
 int guest_memory_create(struct hypervisor *hv, const struct ram_bank *banks, size_t n_banks,
@@ -91,6 +107,7 @@ int guest_memory_create(struct hypervisor *hv, const struct ram_bank *banks, siz
         return -ENOMEM;
     gm->hv = hv;
     gm->n_banks = n_banks;
+    gm->chunk_pages = CHUNK_PAGES;
     pthread_mutex_init(&gm->lock, NULL);
     for (size_t i = 0; i < n_banks; i++) {
         ret = bank_init(&gm->banks[i], &banks[i]);
@@ -115,6 +132,7 @@ void guest_memory_destroy(struct guest_memory *gm)
     for (size_t i = 0; i < gm->n_banks; i++)
         bank_free(&gm->banks[i]);
     pthread_mutex_destroy(&gm->lock);
+    free(gm->chunks);
     free(gm);
 }
 
@@ -140,56 +158,74 @@ static void mark_valid(struct bank *bank, size_t page)
                              memory_order_release);
 }
 
-static size_t chunk_pages(const struct bank *bank, size_t chunk)
+/* The last chunk of a bank may be shorter. */
+static size_t pages_of(const struct guest_memory *gm, const struct chunk *chunk)
 {
-    size_t left = (size_t)(bank->size / GUEST_PAGE_SIZE) - chunk * CHUNK_PAGES;
+    size_t left = (size_t)(chunk->bank->size / GUEST_PAGE_SIZE) - chunk->index * gm->chunk_pages;
 
-    return MIN(left, CHUNK_PAGES);
+    return MIN(left, gm->chunk_pages);
 }
 
-static int map_chunk(struct guest_memory *gm, struct bank *bank, size_t chunk)
+static int make_room(struct guest_memory *gm)
 {
-    size_t first = chunk * CHUNK_PAGES, pages = chunk_pages(bank, chunk), mapped = 0;
+    size_t room = MAX(gm->chunks_room * 2, 64);
+    struct chunk *chunks;
+
+    if (gm->n_chunks < gm->chunks_room)
+        return 0;
+    chunks = realloc(gm->chunks, room * sizeof(*chunks));
+    if (chunks == NULL)
+        return -ENOMEM;
+    gm->chunks = chunks;
+    gm->chunks_room = room;
+    return 0;
+}
+
+static int map_chunk(struct guest_memory *gm, struct chunk chunk)
+{
+    size_t first = chunk.index * gm->chunk_pages, pages = pages_of(gm, &chunk);
     int err[CHUNK_PAGES], ret;
 
+    if (make_room(gm) < 0)
+        return -EFAULT;
     memset(err, 0xff, sizeof(err));
-    ret = gm->hv->ops->map_ram(gm->hv, (bank->base >> GUEST_PAGE_SHIFT) + first, pages,
-                               bank->host + first * GUEST_PAGE_SIZE, err);
+    ret = gm->hv->ops->map_ram(gm->hv, (chunk.bank->base >> GUEST_PAGE_SHIFT) + first, pages,
+                               chunk.bank->host + first * GUEST_PAGE_SIZE, err);
     atomic_fetch_add_explicit(&gm->map_calls, 1, memory_order_relaxed);
     if (ret < 0)
         return -EFAULT;
     for (size_t i = 0; i < pages; i++)
-        if (err[i] == 0) {
-            mark_valid(bank, first + i);
-            mapped++;
-        }
-    bank->chunks[chunk] = mapped == pages ? CHUNK_MAPPED : CHUNK_MAPPED_WITH_HOLES;
-    atomic_fetch_add_explicit(&gm->mapped_chunks, 1, memory_order_relaxed);
+        if (err[i] == 0)
+            mark_valid(chunk.bank, first + i);
+    chunk.bank->mapped[chunk.index] = true;
+    gm->chunks[gm->n_chunks++] = chunk;
+    atomic_store_explicit(&gm->mapped_chunks, gm->n_chunks, memory_order_relaxed);
     return 0;
 }
 
-static void drop_chunk(struct guest_memory *gm, struct bank *bank, size_t chunk)
+static void unmap_chunk(struct guest_memory *gm, const struct chunk *chunk)
 {
-    size_t first = chunk * CHUNK_PAGES, pages = chunk_pages(bank, chunk);
+    size_t first = chunk->index * gm->chunk_pages, pages = pages_of(gm, chunk);
 
-    if (bank->chunks[chunk] == CHUNK_UNMAPPED)
-        return;
-    for (size_t word = first / BITS; word < (first + pages + BITS - 1) / BITS; word++)
-        atomic_store_explicit(&bank->valid[word], 0, memory_order_relaxed);
-    gm->hv->ops->unmap_ram(gm->hv, bank->host + first * GUEST_PAGE_SIZE, pages);
-    bank->chunks[chunk] = CHUNK_UNMAPPED;
-    atomic_fetch_sub_explicit(&gm->mapped_chunks, 1, memory_order_relaxed);
+    for (size_t page = first; page < first + pages; page++)
+        atomic_fetch_and_explicit(&chunk->bank->valid[page / BITS],
+                                  ~(UINT64_C(1) << (page % BITS)), memory_order_relaxed);
+    gm->hv->ops->unmap_ram(gm->hv, chunk->bank->host + first * GUEST_PAGE_SIZE, pages);
+    chunk->bank->mapped[chunk->index] = false;
 }
 
-static void record_stale(struct guest_memory *gm, struct bank *bank, size_t chunk)
+static bool same_chunk(const struct chunk *a, const struct chunk *b)
+{
+    return a->bank == b->bank && a->index == b->index;
+}
+
+static void record_stale(struct guest_memory *gm, const struct chunk *chunk)
 {
     for (size_t i = 0; i < MIN(gm->n_stale, STALE_MAX); i++)
-        if (gm->stale[i].bank == bank && gm->stale[i].chunk == chunk)
+        if (same_chunk(&gm->stale[i], chunk))
             return;
-    if (gm->n_stale < STALE_MAX) {
-        gm->stale[gm->n_stale].bank = bank;
-        gm->stale[gm->n_stale].chunk = chunk;
-    }
+    if (gm->n_stale < STALE_MAX)
+        gm->stale[gm->n_stale] = *chunk;
     gm->n_stale = MIN(gm->n_stale + 1, STALE_MAX + 1);
 }
 
@@ -200,9 +236,11 @@ static void record_stale(struct guest_memory *gm, struct bank *bank, size_t chun
  * this request fails. A guest can force the pause only by giving and taking pages, which costs it
  * more than us.
  */
-static int missing_in_mapped_chunk(struct guest_memory *gm, struct bank *bank, size_t first,
-                                   size_t last)
+static int missing_in_mapped_chunk(struct guest_memory *gm, const struct chunk *chunk,
+                                   size_t first, size_t last)
 {
+    struct bank *bank = chunk->bank;
+
     for (size_t page = first; page <= last; page++) {
         if (pages_valid(bank, page, page))
             continue;
@@ -210,27 +248,32 @@ static int missing_in_mapped_chunk(struct guest_memory *gm, struct bank *bank, s
         if (gm->hv->ops->probe_ram(gm->hv, (bank->base >> GUEST_PAGE_SHIFT) + page) < 0)
             return -EFAULT;
     }
-    record_stale(gm, bank, first / CHUNK_PAGES);
+    record_stale(gm, chunk);
     return -EAGAIN;
 }
 
 static int map_range(struct guest_memory *gm, struct bank *bank, size_t first, size_t last)
 {
     int ret = 0, again = 0;
+    size_t size;
 
     pthread_mutex_lock(&gm->lock);
-    for (size_t chunk = first / CHUNK_PAGES; chunk <= last / CHUNK_PAGES; chunk++) {
-        size_t from = MAX(first, chunk * CHUNK_PAGES);
-        size_t to = MIN(last, (chunk + 1) * CHUNK_PAGES - 1);
+    size = gm->chunk_pages;
+    for (size_t index = first / size; index <= last / size; index++) {
+        struct chunk chunk = {.bank = bank, .index = index};
+        size_t from = MAX(first, index * size), to = MIN(last, (index + 1) * size - 1);
 
         if (pages_valid(bank, from, to))
             continue;
-        if (bank->chunks[chunk] == CHUNK_UNMAPPED) {
-            ret = map_chunk(gm, bank, chunk);
+        if (bank->mapped[index]) {
+            ret = missing_in_mapped_chunk(gm, &chunk, from, to);
+        } else if (size == SMALL_CHUNK_PAGES && gm->n_chunks >= SMALL_CHUNKS_MAX) {
+            gm->n_stale = STALE_MAX + 1; /* all go, and come back large */
+            ret = -EAGAIN;
+        } else {
+            ret = map_chunk(gm, chunk);
             if (ret == 0 && !pages_valid(bank, from, to))
                 ret = -EFAULT;
-        } else {
-            ret = missing_in_mapped_chunk(gm, bank, from, to);
         }
         if (ret == -EAGAIN)
             again = ret;
@@ -267,37 +310,55 @@ int guest_memory_translate(struct guest_memory *gm, gpa_t gpa, uint64_t len, voi
     return -EFAULT;
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+static void drop_all(struct guest_memory *gm)
+{
+    for (size_t i = 0; i < gm->n_chunks; i++)
+        unmap_chunk(gm, &gm->chunks[i]);
+    gm->n_chunks = 0;
+    gm->n_stale = 0;
+    gm->chunk_pages = CHUNK_PAGES;
+    atomic_store_explicit(&gm->mapped_chunks, 0, memory_order_relaxed);
+    atomic_fetch_add_explicit(&gm->drops, 1, memory_order_relaxed);
+}
+
 void guest_memory_drop(struct guest_memory *gm)
 {
-    pthread_mutex_lock(&gm->lock);
-    for (size_t i = 0; i < gm->n_banks; i++) {
-        struct bank *bank = &gm->banks[i];
+    int64_t now = now_ns();
 
-        for (size_t chunk = 0; chunk < bank->n_chunks &&
-                               atomic_load_explicit(&gm->mapped_chunks, memory_order_relaxed) > 0;
-             chunk++)
-            drop_chunk(gm, bank, chunk);
-    }
-    gm->n_stale = 0;
-    atomic_fetch_add_explicit(&gm->drops, 1, memory_order_relaxed);
+    pthread_mutex_lock(&gm->lock);
+    drop_all(gm);
+    if (gm->last_drop_ns != 0 && now - gm->last_drop_ns < SOON_NS)
+        gm->chunk_pages = SMALL_CHUNK_PAGES;
+    gm->last_drop_ns = now;
     pthread_mutex_unlock(&gm->lock);
 }
 
 void guest_memory_drop_stale(struct guest_memory *gm)
 {
-    bool all;
-
     pthread_mutex_lock(&gm->lock);
-    all = gm->n_stale > STALE_MAX;
-    if (!all) {
+    if (gm->n_stale > STALE_MAX) {
+        drop_all(gm);
+    } else {
         for (size_t i = 0; i < gm->n_stale; i++)
-            drop_chunk(gm, gm->stale[i].bank, gm->stale[i].chunk);
+            for (size_t j = 0; j < gm->n_chunks; j++)
+                if (same_chunk(&gm->chunks[j], &gm->stale[i])) {
+                    unmap_chunk(gm, &gm->stale[i]);
+                    gm->chunks[j] = gm->chunks[--gm->n_chunks];
+                    break;
+                }
         gm->n_stale = 0;
+        atomic_store_explicit(&gm->mapped_chunks, gm->n_chunks, memory_order_relaxed);
         atomic_fetch_add_explicit(&gm->drops, 1, memory_order_relaxed);
     }
     pthread_mutex_unlock(&gm->lock);
-    if (all)
-        guest_memory_drop(gm);
 }
 
 struct guest_memory_stats guest_memory_stats(const struct guest_memory *gm)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guest's RAM in our address space: mapped lazily in chunks of 2 MiB, kept, and dropped when the
- * hypervisor asks. The only user of the hypervisor's mapping functions.
+ * The guest's RAM in our address space: mapped lazily in chunks of 2 MiB (64 KiB while the guest
+ * balloons), kept, and dropped when the hypervisor asks. The only user of the hypervisor's mapping functions.
  *
  * Each bank of RAM has one reserved range of our addresses, so what is contiguous for the guest is
  * contiguous here, and translating is an addition and a look at a bitmap, without a lock.

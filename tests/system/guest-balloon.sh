@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # checks: a guest's memory is ballooned down and up while it reads and writes: all data are right, the worker lives
 # files: common.bash
-# timeout: 2400
+# timeout: 1200
 . ./common.bash
 
 new_image data 64 >/dev/null
@@ -20,9 +20,9 @@ invalidates=$(show g1 .invalidates)
 memory() { xl list g1 | sed -n '2s/^[^ ]* *[0-9]* *\([0-9]*\).*/\1/p'; }
 guest_job g1 "while [[ ! -e /tmp/stop ]]; do $(fio_verify '$(disk data)' 16 2) || exit; echo >>/tmp/rounds; done; wc -l </tmp/rounds"
 must "it reads and writes" wait_for "$LONG" '[[ $(device g1 blk0 requests) -gt 100 ]]'
-for round in 1 2 3; do
-    xenstore-write "/local/domain/$id/memory/target" $((full - (320 << 10)))
-    check "round $round: 320 MiB less" wait_for "$LONG" "[[ \$(memory) -le $((768 - 300)) ]]" || memory
+for round in 1 2; do
+    xenstore-write "/local/domain/$id/memory/target" $((full - (160 << 10)))
+    check "round $round: 160 MiB less" wait_for "$LONG" "[[ \$(memory) -le $((768 - 150)) ]]" || memory
     requests=$(device g1 blk0 requests)
     check "round $round: I/O goes on" wait_for "$LONG" "[[ \$(device g1 blk0 requests) -gt $((requests + 50)) ]]"
     xenstore-write "/local/domain/$id/memory/target" "$full"

@@ -233,6 +233,40 @@ static void test_row_19_drop(void **state)
     destroy(&m);
 }
 
+/* While a guest balloons, little is mapped at a time; after that, large chunks come back. */
+static void test_row_19_small_chunks_while_ballooning(void **state)
+{
+    const struct fake_config config = {.banks = {{FAKE_BANK0_BASE, UINT64_C(80) << 20}}, .n_banks = 1};
+    struct memory m = create(&config);
+    const uint64_t small = 16 * GUEST_PAGE_SIZE;
+    void *out;
+
+    (void)state;
+    guest_memory_drop(m.gm);
+    check_same(&m, FAKE_BANK0_BASE, 1);
+    assert_int_equal(fake_counts(m.fake).mapped_pages, CHUNK / GUEST_PAGE_SIZE);
+    guest_memory_drop(m.gm);
+    check_same(&m, FAKE_BANK0_BASE + small - 1, 2);
+    assert_int_equal(fake_counts(m.fake).mapped_pages, 32);
+    /* A page that comes back is still noticed, in a chunk that shares a word of the bitmap. */
+    fake_balloon_out(m.fake, FAKE_BANK0_BASE + 2 * small, 1);
+    check_same(&m, FAKE_BANK0_BASE + 2 * small + GUEST_PAGE_SIZE, 1);
+    fake_balloon_in(m.fake, FAKE_BANK0_BASE + 2 * small, 1);
+    assert_int_equal(translate(&m, FAKE_BANK0_BASE + 2 * small, 1, &out), -EAGAIN);
+    guest_memory_drop_stale(m.gm);
+    assert_int_equal(fake_counts(m.fake).mapped_pages, 32);
+    check_same(&m, FAKE_BANK0_BASE, 1);
+    /* Many small ones are in use: they become large ones. */
+    for (unsigned i = 0; i < 1024; i++)
+        check_same(&m, FAKE_BANK0_BASE + i * small, 1);
+    assert_int_equal(translate(&m, FAKE_BANK0_BASE + 1024 * small, 1, &out), -EAGAIN);
+    guest_memory_drop_stale(m.gm);
+    assert_int_equal(fake_counts(m.fake).mapped_pages, 0);
+    check_same(&m, FAKE_BANK0_BASE + 1024 * small, 1);
+    assert_int_equal(fake_counts(m.fake).mapped_pages, CHUNK / GUEST_PAGE_SIZE);
+    destroy(&m);
+}
+
 static void test_row_15_map_and_probe_fail(void **state)
 {
     struct memory m = create(NULL);
@@ -329,6 +363,7 @@ int main(void)
         cmocka_unit_test(test_row_19_page_that_comes_back),
         cmocka_unit_test(test_row_19_many_stale_chunks),
         cmocka_unit_test(test_row_19_drop),
+        cmocka_unit_test(test_row_19_small_chunks_while_ballooning),
         cmocka_unit_test(test_row_15_map_and_probe_fail),
         cmocka_unit_test(test_odd_banks),
         cmocka_unit_test(test_create_refuses_nonsense),
