@@ -19,8 +19,12 @@
 
 /* Chains taken per queue and turn, so that queues of one thread share it fairly. */
 #define QUEUE_BUDGET 64
-/* Completions that wait for one interrupt at the most. */
-#define HOLD_MAX 32u
+/* An interrupt that waits for company waits at most this long ... */
+#define HOLD_MAX_NS INT64_C(1000000)
+/* ... and, since the driver last added a buffer, what an interrupt costs the driver, within ... */
+#define IRQ_COST_MIN_NS INT64_C(2000)
+#define IRQ_COST_MAX_NS INT64_C(300000)
+#define IRQ_COST_FIRST_NS INT64_C(10000)
 /* How long a driver may take from its acknowledgement to its look at the rings. */
 #define RECHECK_NS 1000000
 
@@ -57,9 +61,22 @@ static void raise_interrupt(struct virtio_device *dev, uint32_t bit)
     atomic_fetch_or(&dev->events_since_isr_read, bit);
     if ((atomic_fetch_or(&dev->isr, bit) & bit) != 0)
         return;
+    atomic_store_explicit(&dev->irq_raised_ns, monotonic_ns(), memory_order_relaxed);
     ret = dev->hv->ops->raise_irq(dev->hv, dev->irq);
     if (ret < 0)
         log_host("%s: cannot raise interrupt %u: %s", dev->name, dev->irq, strerror(-ret));
+}
+
+/* Two traps and what the guest does around them: hardware and load decide, so it is measured. */
+static void learn_irq_cost(struct virtio_device *dev)
+{
+    int64_t raised = atomic_exchange_explicit(&dev->irq_raised_ns, 0, memory_order_relaxed);
+    int64_t old = atomic_load_explicit(&dev->irq_cost_ns, memory_order_relaxed), cost;
+
+    if (raised == 0)
+        return;
+    cost = MAX(MIN(monotonic_ns() - raised, IRQ_COST_MAX_NS), IRQ_COST_MIN_NS);
+    atomic_store_explicit(&dev->irq_cost_ns, (7 * old + cost) / 8, memory_order_relaxed);
 }
 
 /*
@@ -71,6 +88,7 @@ void virtio_device_acknowledge(struct virtio_device *dev, uint32_t bits)
 {
     uint32_t missed;
 
+    learn_irq_cost(dev);
     bits &= atomic_fetch_and(&dev->isr, ~bits);
     missed = bits & atomic_fetch_and(&dev->events_since_isr_read, ~bits);
     if ((missed & VIRTIO_MMIO_INT_CONFIG) != 0)
@@ -96,18 +114,71 @@ void virtio_device_broken(struct virtio_device *dev, const char *why)
 
 /* ---- the queue in its I/O thread ---- */
 
+/* Publishes what was completed. True if anything was. */
 static bool flush(struct virtio_queue *q)
 {
-    if (virtqueue_unpublished(q->vq) == 0)
+    unsigned n = virtqueue_unpublished(q->vq);
+
+    if (n == 0)
         return false;
     stat_add(&q->stats->batches, 1);
-    if (virtqueue_flush(q->vq)) {
-        stat_add(&q->stats->interrupts, 1);
-        raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
-        if (q->loop == q->dev->mmio_loop)
-            loop_expect(q->loop); /* the driver will read InterruptStatus */
+    q->completed += n;
+    if (virtqueue_flush(q->vq) && !q->irq_wanted) {
+        q->irq_wanted = true;
+        q->wanted_ns = q->depth > 1 ? monotonic_ns() : 0;
     }
     return true;
+}
+
+/*
+ * A fast backend has a request done while the driver still prepares the next one. An interrupt for
+ * each would cost the driver two traps (InterruptStatus, InterruptACK), in which it adds nothing, so
+ * that the next request comes alone again. So the interrupt waits, while what is done is published
+ * already, until all that the driver is believed to keep outstanding is done - then it has nothing
+ * else to do - or until it has added nothing for as long as an interrupt would have cost it. A driver
+ * that waits for each request keeps one outstanding: its interrupts never wait.
+ */
+static bool hold_interrupt(struct virtio_queue *q)
+{
+    int64_t now;
+
+    if (!q->may_hold || q->completed >= q->depth)
+        return false;
+    now = monotonic_ns();
+    if (now - q->arrival_ns <
+            atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed) &&
+        now - q->wanted_ns < HOLD_MAX_NS)
+        return true;
+    q->depth = MAX(q->completed, 1u);
+    return false;
+}
+
+static void deliver_interrupt(struct virtio_queue *q)
+{
+    q->irq_wanted = false;
+    q->delivered = q->completed;
+    q->completed = 0;
+    /* The driver may have come for them by itself meanwhile. */
+    if (q->depth > 1 && !virtqueue_driver_behind(q->vq))
+        return;
+    stat_add(&q->stats->interrupts, 1);
+    raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
+    if (q->loop == q->dev->mmio_loop)
+        loop_expect(q->loop); /* the driver will read InterruptStatus */
+}
+
+static void note_arrival(struct virtio_queue *q)
+{
+    unsigned outstanding;
+
+    if (!q->may_hold)
+        return;
+    q->arrival_ns = monotonic_ns();
+    /* Buffers that came before the driver looked at what is done already: it keeps them all out. */
+    if (q->completed + q->delivered > 0 && virtqueue_driver_behind(q->vq)) {
+        outstanding = virtqueue_in_flight(q->vq) + q->completed + q->delivered;
+        q->depth = MAX(q->depth, MIN(outstanding, q->setup.size));
+    }
 }
 
 static void run_recheck(struct loop_work *work)
@@ -140,6 +211,8 @@ static bool drain(struct virtio_queue *q)
     if (q->dev->ops->queue_drain != NULL && virtqueue_in_flight(q->vq) > 0)
         q->dev->ops->queue_drain(q->dev, q->vq);
     flush(q);
+    if (q->irq_wanted)
+        deliver_interrupt(q);
     if (virtqueue_in_flight(q->vq) > 0)
         return false; /* its completion turns the loop, and we are called again */
     if (q->pausing)
@@ -173,16 +246,13 @@ static bool queue_poll(struct loop_poller *poller)
 
     if (q->stopping || q->pausing)
         return drain(q);
-    /*
-     * What was completed waits, unpublished, while there is more to take right now: one interrupt
-     * for all of it. A lone request finds nothing more to take and is published at once.
-     */
-    progress = virtqueue_unpublished(q->vq) >= HOLD_MAX && flush(q);
+    progress = flush(q);
     if (may_look(q) && virtqueue_has_work(q->vq)) {
         n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
-        if (n > 0)
-            return true;
-        if (n == -EAGAIN) {
+        if (n > 0) {
+            note_arrival(q);
+            progress = true;
+        } else if (n == -EAGAIN) {
             q->stalled = true;
             dev->memory_stale(dev);
         } else if (n < 0) {
@@ -190,7 +260,12 @@ static bool queue_poll(struct loop_poller *poller)
         }
         progress |= n < 0;
     }
-    return flush(q) || progress;
+    progress |= flush(q); /* what was done at once */
+    if (q->irq_wanted && !hold_interrupt(q)) {
+        deliver_interrupt(q);
+        progress = true;
+    }
+    return progress || q->irq_wanted;
 }
 
 static bool queue_arm(struct loop_poller *poller)
@@ -218,6 +293,12 @@ static void run_start(struct loop_work *work)
     q->running = true;
     q->stalled = false;
     q->is_paused = false;
+    q->irq_wanted = false;
+    q->completed = q->delivered = 0;
+    q->depth = 1;
+    q->may_hold = virtio_has_feature(q->dev, VIRTIO_RING_F_EVENT_IDX) &&
+                  (q->dev->ops->queue_is_posted == NULL ||
+                   !q->dev->ops->queue_is_posted(q->dev, virtqueue_index(q->vq)));
     q->poller.hot = true;
     if (q->dev->ops->queue_started != NULL)
         q->dev->ops->queue_started(q->dev, q->vq);
@@ -307,6 +388,7 @@ static void finish_reset(struct virtio_device *dev)
     dev->driver_features = 0;
     atomic_store(&dev->isr, 0);
     atomic_store(&dev->events_since_isr_read, 0);
+    atomic_store(&dev->irq_raised_ns, 0);
     atomic_store(&dev->status, 0);
     for (unsigned i = 0; i < dev->n_queues; i++) {
         clear_queue_registers(&dev->queues[i]);
@@ -585,6 +667,7 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     dev->memory = env->memory;
     dev->mmio_loop = env->mmio_loop;
     dev->memory_stale = env->memory_stale;
+    atomic_store(&dev->irq_cost_ns, IRQ_COST_FIRST_NS);
     dev->ask = env->ask;
     dev->worker = env->worker;
     dev->stats = stats;

@@ -53,6 +53,11 @@ struct virtio_device_ops {
      * that end by themselves need nothing. Called again on each turn until none is out. May be NULL.
      */
     void (*queue_drain)(struct virtio_device *dev, struct virtqueue *vq);
+    /*
+     * Any thread: the queue's buffers wait for the host (receive buffers), so how many are out says
+     * nothing of what the driver has to do. NULL: no queue's do.
+     */
+    bool (*queue_is_posted)(const struct virtio_device *dev, unsigned index);
     /* I/O thread: the queue has stopped, nothing is in flight. May be NULL. */
     void (*queue_stopped)(struct virtio_device *dev, struct virtqueue *vq);
     /* MMIO thread: the driver wrote to writable configuration space, within config_len. NULL: the
@@ -103,6 +108,12 @@ struct virtio_queue {
     struct loop_poller poller;
     struct loop_timer recheck_timer;
     bool running, stopping, pausing, is_paused, stalled;
+    bool may_hold;           /* interrupts may wait for company: see hold_interrupt */
+    bool irq_wanted;
+    unsigned completed;      /* since the last interrupt */
+    unsigned delivered;      /* by the last interrupt */
+    unsigned depth;          /* requests that the driver is believed to keep outstanding */
+    int64_t arrival_ns, wanted_ns; /* when buffers last came; when the interrupt was first wanted */
 };
 
 struct virtio_device {
@@ -121,6 +132,8 @@ struct virtio_device {
     _Atomic uint8_t status;    /* I/O threads set DEVICE_NEEDS_RESET only */
     _Atomic uint32_t isr;
     _Atomic uint32_t events_since_isr_read; /* bits of isr */
+    _Atomic int64_t irq_raised_ns; /* 0: acknowledged */
+    _Atomic int64_t irq_cost_ns;   /* what an interrupt takes the driver until it acknowledges it */
     uint32_t config_generation;
     uint8_t config[VIRTIO_CONFIG_MAX];
     uint16_t config_len;

@@ -27,7 +27,7 @@ check "its RAM is in two banks, the second from 8 GiB on" guest g1 'grep -q "^20
 
 # MiB of files' pages, in the first bank (zones DMA and DMA32) and in the second
 # shellcheck disable=SC2016
-file_mib='awk "/^Node/ { low = /DMA/ } /nr_zone_(in)?active_file/ { if (low) l += \$2; else h += \$2 }
+file_mib='mawk "/^Node/ { low = /DMA/ } /nr_zone_(in)?active_file/ { if (low) l += \$2; else h += \$2 }
     END { print int(l / 256), int(h / 256) }" /proc/zoneinfo'
 # Linux takes memory from the second bank first: fill most of it.
 guest g1 'mount -t tmpfs -o size=3g tmpfs /mnt && fallocate -l 750M /mnt/ballast'
