@@ -84,6 +84,14 @@ void loop_sqe_op(struct io_uring_sqe *sqe, struct loop_op *op);
 /* The ring, to register buffers and files on. */
 struct io_uring *loop_ring(struct event_loop *loop);
 
+/*
+ * For a poller, while it polls: it expects more to submit very soon. What is prepared waits for the
+ * next turn, if all goes as usual; the poller returns true, so that there is one. loop_unsubmitted:
+ * how many entries wait.
+ */
+void loop_submit_later(struct event_loop *loop);
+unsigned loop_unsubmitted(const struct event_loop *loop);
+
 void loop_add_poller(struct event_loop *loop, struct loop_poller *poller);
 void loop_remove_poller(struct event_loop *loop, struct loop_poller *poller);
 

@@ -16,7 +16,6 @@
 #define SMALL_CHUNK_PAGES ((size_t)16)
 #define SMALL_CHUNKS_MAX 1024u
 #define SOON_NS INT64_C(1000000000)
-#define BANKS_MAX 4
 #define BITS 64u
 /* Stale chunks are dropped one by one up to this many; beyond, everything is dropped. */
 #define STALE_MAX 16u
@@ -29,6 +28,7 @@ struct bank {
     size_t valid_bytes;
     bool *mapped; /* one for each chunk, large or small: it is mapped; under the lock */
     size_t n_small_chunks;
+    _Atomic uint64_t mapped_pages;
 };
 
 struct chunk {
@@ -39,7 +39,7 @@ struct chunk {
 struct guest_memory {
     struct hypervisor *hv;
     size_t n_banks;
-    struct bank banks[BANKS_MAX];
+    struct bank banks[GUEST_BANKS_MAX];
     pthread_mutex_t lock; /* mapping and dropping; never taken when the page is mapped already */
     /* The rest is under the lock. */
     size_t chunk_pages;    /* of all chunks that are mapped; changes only while none is */
@@ -96,7 +96,7 @@ int guest_memory_create(struct hypervisor *hv, const struct ram_bank *banks, siz
     struct guest_memory *gm;
     int ret;
 
-    if (n_banks == 0 || n_banks > BANKS_MAX)
+    if (n_banks == 0 || n_banks > GUEST_BANKS_MAX)
         return -EINVAL;
     for (size_t i = 0; i < n_banks; i++)
         if (banks[i].size == 0 || (banks[i].base | banks[i].size) % GUEST_PAGE_SIZE != 0 ||
@@ -185,6 +185,7 @@ static int map_chunk(struct guest_memory *gm, struct chunk chunk)
 {
     size_t first = chunk.index * gm->chunk_pages, pages = pages_of(gm, &chunk);
     int err[CHUNK_PAGES], ret;
+    uint64_t n = 0;
 
     if (make_room(gm) < 0)
         return -EFAULT;
@@ -195,8 +196,11 @@ static int map_chunk(struct guest_memory *gm, struct chunk chunk)
     if (ret < 0)
         return -EFAULT;
     for (size_t i = 0; i < pages; i++)
-        if (err[i] == 0)
+        if (err[i] == 0) {
             mark_valid(chunk.bank, first + i);
+            n++;
+        }
+    atomic_fetch_add_explicit(&chunk.bank->mapped_pages, n, memory_order_relaxed);
     chunk.bank->mapped[chunk.index] = true;
     gm->chunks[gm->n_chunks++] = chunk;
     atomic_store_explicit(&gm->mapped_chunks, gm->n_chunks, memory_order_relaxed);
@@ -206,10 +210,15 @@ static int map_chunk(struct guest_memory *gm, struct chunk chunk)
 static void unmap_chunk(struct guest_memory *gm, const struct chunk *chunk)
 {
     size_t first = chunk->index * gm->chunk_pages, pages = pages_of(gm, chunk);
+    uint64_t n = 0;
 
-    for (size_t page = first; page < first + pages; page++)
-        atomic_fetch_and_explicit(&chunk->bank->valid[page / BITS],
-                                  ~(UINT64_C(1) << (page % BITS)), memory_order_relaxed);
+    for (size_t page = first; page < first + pages; page++) {
+        uint64_t bit = UINT64_C(1) << (page % BITS);
+
+        n += (atomic_fetch_and_explicit(&chunk->bank->valid[page / BITS], ~bit,
+                                        memory_order_relaxed) & bit) != 0;
+    }
+    atomic_fetch_sub_explicit(&chunk->bank->mapped_pages, n, memory_order_relaxed);
     gm->hv->ops->unmap_ram(gm->hv, chunk->bank->host + first * GUEST_PAGE_SIZE, pages);
     chunk->bank->mapped[chunk->index] = false;
 }
@@ -364,11 +373,15 @@ void guest_memory_drop_stale(struct guest_memory *gm)
 struct guest_memory_stats guest_memory_stats(const struct guest_memory *gm)
 {
     struct guest_memory *m = (struct guest_memory *)gm;
-
-    return (struct guest_memory_stats){
+    struct guest_memory_stats stats = {
         .map_calls = atomic_load_explicit(&m->map_calls, memory_order_relaxed),
         .mapped_chunks = atomic_load_explicit(&m->mapped_chunks, memory_order_relaxed),
         .drops = atomic_load_explicit(&m->drops, memory_order_relaxed),
         .probes = atomic_load_explicit(&m->probes, memory_order_relaxed),
     };
+
+    for (size_t i = 0; i < m->n_banks; i++)
+        stats.mapped_pages[i] =
+            atomic_load_explicit(&m->banks[i].mapped_pages, memory_order_relaxed);
+    return stats;
 }

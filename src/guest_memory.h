@@ -14,6 +14,7 @@
 
 #include "hypervisor.h"
 
+#define GUEST_BANKS_MAX 4
 #define GUEST_CHUNK_SIZE ((uint64_t)2 << 20)
 
 struct guest_memory;
@@ -22,6 +23,7 @@ struct guest_memory;
 struct guest_memory_stats {
     uint64_t map_calls;
     uint64_t mapped_chunks; /* now */
+    uint64_t mapped_pages[GUEST_BANKS_MAX]; /* now, of each bank */
     uint64_t drops;
     uint64_t probes;
 };

@@ -9,6 +9,7 @@
 
 #include "types.h"
 
+#define STATS_BANKS_MAX 4u
 #define STATS_DEVICES_MAX 11u  /* virtio-mmio slots that libxl gives a domain */
 #define STATS_QUEUES_MAX 16u   /* queues with counters of their own; more share the last */
 #define STATS_THREADS_MAX 16u
@@ -45,7 +46,8 @@ struct thread_stats {
 struct worker_stats {
     uint32_t version;
     _Atomic uint64_t mmio_reads, mmio_writes, notifies, invalidates, unknown_requests;
-    _Atomic uint64_t map_calls, mapped_chunks, memory_drops;
+    _Atomic uint64_t map_calls, memory_drops;
+    _Atomic uint64_t mapped_kib[STATS_BANKS_MAX]; /* of each bank of the guest's RAM, now */
     _Atomic uint64_t hypervisor_calls; /* system calls to Xen's devices, all threads */
     _Atomic uint32_t n_threads;
     struct thread_stats threads[STATS_THREADS_MAX]; /* 0: the MMIO thread */

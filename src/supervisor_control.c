@@ -182,14 +182,14 @@ static void guest_json(struct supervisor *s, FILE *out, const struct guest *g,
 
         fprintf(out,
                 ",\"mmio_reads\":%" PRIu64 ",\"mmio_writes\":%" PRIu64 ",\"notifies\":%" PRIu64
-                ",\"invalidates\":%" PRIu64 ",\"map_calls\":%" PRIu64 ",\"mapped_chunks\":%" PRIu64
-                ",\"memory_drops\":%" PRIu64 ",\"threads\":%u,\"turns\":%" PRIu64
+                ",\"invalidates\":%" PRIu64 ",\"map_calls\":%" PRIu64 ",\"mapped_kib\":[%" PRIu64
+                ",%" PRIu64 "],\"memory_drops\":%" PRIu64 ",\"threads\":%u,\"turns\":%" PRIu64
                 ",\"sleeps\":%" PRIu64 ",\"syscalls\":%" PRIu64 ",\"poll_hits\":%" PRIu64
                 ",\"poll_misses\":%" PRIu64,
                 stat_get(&g->stats->mmio_reads), stat_get(&g->stats->mmio_writes),
                 stat_get(&g->stats->notifies), stat_get(&g->stats->invalidates),
-                stat_get(&g->stats->map_calls), stat_get(&g->stats->mapped_chunks),
-                stat_get(&g->stats->memory_drops), t.threads, t.turns, t.sleeps, t.syscalls,
+                stat_get(&g->stats->map_calls), stat_get(&g->stats->mapped_kib[0]),
+                stat_get(&g->stats->mapped_kib[1]), stat_get(&g->stats->memory_drops), t.threads, t.turns, t.sleeps, t.syscalls,
                 t.poll_hits, t.poll_misses);
     }
     fputs(",\"devices\":[", out);
@@ -301,9 +301,10 @@ static void show_worker(FILE *out, const struct guest *g)
             stat_get(&g->stats->mmio_reads), stat_get(&g->stats->mmio_writes),
             stat_get(&g->stats->notifies), stat_get(&g->stats->invalidates));
     fprintf(out,
-            "  memory      %" PRIu64 " MiB mapped, %" PRIu64 " map calls, %" PRIu64 " drops\n",
-            stat_get(&g->stats->mapped_chunks) * 2, stat_get(&g->stats->map_calls),
-            stat_get(&g->stats->memory_drops));
+            "  memory      %" PRIu64 " + %" PRIu64 " MiB mapped (RAM below 4 GiB + above), %" PRIu64
+            " map calls, %" PRIu64 " drops\n",
+            stat_get(&g->stats->mapped_kib[0]) >> 10, stat_get(&g->stats->mapped_kib[1]) >> 10,
+            stat_get(&g->stats->map_calls), stat_get(&g->stats->memory_drops));
     fprintf(out,
             "  threads     %u: %" PRIu64 " system calls, %" PRIu64 " sleeps, polling hit %" PRIu64
             " and missed %" PRIu64 " times\n",

@@ -19,6 +19,8 @@
 
 /* Chains taken per queue and turn, so that queues of one thread share it fairly. */
 #define QUEUE_BUDGET 64
+/* Requests that are submitted together at most, when there is a choice. */
+#define SUBMIT_BATCH 8u
 /* An interrupt that waits for company waits at most this long ... */
 #define HOLD_MAX_NS INT64_C(1000000)
 /* ... and, since the driver last added a buffer, what an interrupt costs the driver, within ... */
@@ -130,6 +132,27 @@ static bool flush(struct virtio_queue *q)
     return true;
 }
 
+static bool still_adding(const struct virtio_queue *q, int64_t now)
+{
+    return now - q->arrival_ns <
+           atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed);
+}
+
+/*
+ * For the same driver, requests go to the kernel in batches: some at a time while many are still to
+ * come, one by one at the end, so that the last one is not late for the interrupt.
+ */
+static bool hold_submission(const struct virtio_queue *q)
+{
+    unsigned outstanding = virtqueue_in_flight(q->vq) + q->completed;
+    unsigned waiting = loop_unsubmitted(q->loop);
+
+    if (!q->may_hold || waiting == 0 || outstanding >= q->depth)
+        return false;
+    return waiting < MIN(SUBMIT_BATCH, (q->depth - outstanding + 1) / 2) &&
+           still_adding(q, monotonic_ns());
+}
+
 /*
  * A fast backend has a request done while the driver still prepares the next one. An interrupt for
  * each would cost the driver two traps (InterruptStatus, InterruptACK), in which it adds nothing, so
@@ -145,9 +168,7 @@ static bool hold_interrupt(struct virtio_queue *q)
     if (!q->may_hold || q->completed >= q->depth)
         return false;
     now = monotonic_ns();
-    if (now - q->arrival_ns <
-            atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed) &&
-        now - q->wanted_ns < HOLD_MAX_NS)
+    if (still_adding(q, now) && now - q->wanted_ns < HOLD_MAX_NS)
         return true;
     q->depth = MAX(q->completed, 1u);
     return false;
@@ -263,6 +284,10 @@ static bool queue_poll(struct loop_poller *poller)
     progress |= flush(q); /* what was done at once */
     if (q->irq_wanted && !hold_interrupt(q)) {
         deliver_interrupt(q);
+        progress = true;
+    }
+    if (hold_submission(q)) {
+        loop_submit_later(q->loop);
         progress = true;
     }
     return progress || q->irq_wanted;

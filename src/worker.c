@@ -287,7 +287,10 @@ static void copy_memory_stats(struct worker *w)
     struct guest_memory_stats stats = guest_memory_stats(w->memory);
 
     atomic_store_explicit(&w->stats->map_calls, stats.map_calls, memory_order_relaxed);
-    atomic_store_explicit(&w->stats->mapped_chunks, stats.mapped_chunks, memory_order_relaxed);
+    for (size_t i = 0; i < GUEST_BANKS_MAX; i++)
+        atomic_store_explicit(&w->stats->mapped_kib[i],
+                              stats.mapped_pages[i] * (GUEST_PAGE_SIZE >> 10),
+                              memory_order_relaxed);
     atomic_store_explicit(&w->stats->memory_drops, stats.drops, memory_order_relaxed);
 }
 
