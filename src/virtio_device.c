@@ -170,7 +170,7 @@ static bool hold_interrupt(struct virtio_queue *q)
     now = monotonic_ns();
     if (still_adding(q, now) && now - q->wanted_ns < HOLD_MAX_NS)
         return true;
-    q->depth = MAX(q->completed, 1u);
+    q->depth = MAX((q->depth + q->completed) / 2, 1u);
     return false;
 }
 
@@ -195,11 +195,12 @@ static void note_arrival(struct virtio_queue *q)
     if (!q->may_hold)
         return;
     q->arrival_ns = monotonic_ns();
-    /* Buffers that came before the driver looked at what is done already: it keeps them all out. */
-    if (q->completed + q->delivered > 0 && virtqueue_driver_behind(q->vq)) {
-        outstanding = virtqueue_in_flight(q->vq) + q->completed + q->delivered;
+    if (!virtqueue_driver_behind(q->vq))
+        q->delivered = 0; /* it has looked at them */
+    /* Those that came before the driver looked at what is done already: it keeps them all out. */
+    outstanding = virtqueue_in_flight(q->vq) + q->completed + q->delivered;
+    if (q->completed + q->delivered > 0)
         q->depth = MAX(q->depth, MIN(outstanding, q->setup.size));
-    }
 }
 
 static void run_recheck(struct loop_work *work)
