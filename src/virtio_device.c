@@ -170,7 +170,9 @@ static bool hold_interrupt(struct virtio_queue *q)
     now = monotonic_ns();
     if (still_adding(q, now) && now - q->wanted_ns < HOLD_MAX_NS)
         return true;
-    q->depth = MAX((q->depth + q->completed) / 2, 1u);
+    /* It has no more, or is only held up: what is far below the belief changes it by half. */
+    q->depth = q->completed >= q->depth / 2 ? q->completed : (q->depth + q->completed) / 2;
+    q->depth = MAX(q->depth, 1u);
     return false;
 }
 
@@ -190,17 +192,21 @@ static void deliver_interrupt(struct virtio_queue *q)
 
 static void note_arrival(struct virtio_queue *q)
 {
-    unsigned outstanding;
+    unsigned depth = q->depth;
 
     if (!q->may_hold)
         return;
     q->arrival_ns = monotonic_ns();
     if (!virtqueue_driver_behind(q->vq))
         q->delivered = 0; /* it has looked at them */
-    /* Those that came before the driver looked at what is done already: it keeps them all out. */
-    outstanding = virtqueue_in_flight(q->vq) + q->completed + q->delivered;
-    if (q->completed + q->delivered > 0)
-        q->depth = MAX(q->depth, MIN(outstanding, q->setup.size));
+    /*
+     * The driver went on adding after an interrupt that said that all it has is done: there is more,
+     * and only more patience can tell how much. Less than that shows above.
+     */
+    if (q->delivered > 0)
+        depth = MAX(depth, 2 * q->delivered);
+    depth = MAX(depth, virtqueue_in_flight(q->vq) + q->completed);
+    q->depth = MIN(depth, q->setup.size);
 }
 
 static void run_recheck(struct loop_work *work)
