@@ -168,7 +168,7 @@ static bool hold_interrupt(struct virtio_queue *q)
     if (!q->may_hold || q->completed >= q->depth)
         return false;
     now = monotonic_ns();
-    if (still_adding(q, now) && now - q->wanted_ns < HOLD_MAX_NS)
+    if (still_adding(q, now) && now - q->wanted_ns < q->dev->irq_hold_max_ns)
         return true;
     /* It has no more, or is only held up: what is far below the belief changes it by half. */
     q->depth = q->completed >= q->depth / 2 ? q->completed : (q->depth + q->completed) / 2;
@@ -182,7 +182,7 @@ static void deliver_interrupt(struct virtio_queue *q)
     q->delivered = q->completed;
     q->completed = 0;
     /* The driver may have come for them by itself meanwhile. */
-    if (q->depth > 1 && !virtqueue_driver_behind(q->vq))
+    if (q->depth > 1 && virtqueue_driver_lag(q->vq) < DRIVER_BEHIND)
         return;
     stat_add(&q->stats->interrupts, 1);
     raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
@@ -193,12 +193,18 @@ static void deliver_interrupt(struct virtio_queue *q)
 static void note_arrival(struct virtio_queue *q)
 {
     unsigned depth = q->depth;
+    enum driver_lag lag;
 
     if (!q->may_hold)
         return;
     q->arrival_ns = monotonic_ns();
-    if (!virtqueue_driver_behind(q->vq))
+    lag = virtqueue_driver_lag(q->vq);
+    if (lag != DRIVER_BEHIND)
         q->delivered = 0; /* it has looked at them */
+    if (lag < DRIVER_BEHIND) {
+        q->completed = 0; /* and at these */
+        q->irq_wanted = false;
+    }
     /*
      * The driver went on adding after an interrupt that said that all it has is done: there is more,
      * and only more patience can tell how much. Less than that shows above.
@@ -221,7 +227,7 @@ static void recheck_now(struct loop_timer *timer)
 {
     struct virtio_queue *q = container_of(timer, struct virtio_queue, recheck_timer);
 
-    if (virtqueue_driver_behind(q->vq))
+    if (virtqueue_driver_lag(q->vq) >= DRIVER_BEHIND)
         raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
 }
 
@@ -700,6 +706,7 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     dev->mmio_loop = env->mmio_loop;
     dev->memory_stale = env->memory_stale;
     atomic_store(&dev->irq_cost_ns, IRQ_COST_FIRST_NS);
+    dev->irq_hold_max_ns = HOLD_MAX_NS;
     dev->ask = env->ask;
     dev->worker = env->worker;
     dev->stats = stats;

@@ -134,6 +134,7 @@ struct virtio_device {
     _Atomic uint32_t events_since_isr_read; /* bits of isr */
     _Atomic int64_t irq_raised_ns; /* 0: acknowledged */
     _Atomic int64_t irq_cost_ns;   /* what an interrupt takes the driver until it acknowledges it */
+    int64_t irq_hold_max_ns;       /* an interrupt that waits for company waits no longer */
     uint32_t config_generation;
     uint8_t config[VIRTIO_CONFIG_MAX];
     uint16_t config_len;

@@ -578,9 +578,9 @@ unsigned virtqueue_unpublished(const struct virtqueue *vq)
     return vq->started && !vq->broken ? vq->unpublished : 0;
 }
 
-bool virtqueue_driver_behind(struct virtqueue *vq)
+enum driver_lag virtqueue_driver_lag(struct virtqueue *vq)
 {
-    return vq->started && !vq->broken && vq->mapped && vq->ring->behind(vq);
+    return vq->started && !vq->broken && vq->mapped ? vq->ring->lag(vq) : DRIVER_LOOKS_BY_ITSELF;
 }
 
 /* ---- notifications ---- */

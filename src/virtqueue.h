@@ -144,11 +144,15 @@ void chain_complete(struct chain *chain, uint32_t written);
 bool virtqueue_flush(struct virtqueue *vq);
 /* Chains completed and not yet published. */
 unsigned virtqueue_unpublished(const struct virtqueue *vq);
-/*
- * Has the driver asked for an interrupt for something that is published already? Then it has not
- * looked since. False if that cannot be known without a mapping.
- */
-bool virtqueue_driver_behind(struct virtqueue *vq);
+/* Has the driver looked at what is published? Its wish for interrupts tells. */
+enum driver_lag {
+    DRIVER_LOOKS_BY_ITSELF, /* it wants no interrupts */
+    DRIVER_CAUGHT_UP,       /* it wants one for what is not published yet */
+    DRIVER_BEHIND,          /* it wanted one for something that is published */
+    DRIVER_LAG_UNKNOWN,     /* it wants all: without EVENT_IDX, or because it says so */
+};
+/* DRIVER_LOOKS_BY_ITSELF if that cannot be known without a mapping. */
+enum driver_lag virtqueue_driver_lag(struct virtqueue *vq);
 
 /*
  * Notifications from the driver. enable: true if buffers arrived meanwhile (then they are off again:

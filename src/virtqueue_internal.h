@@ -41,8 +41,7 @@ struct ring_ops {
     void (*put_used)(struct virtqueue *vq, const struct chain *chain);
     /* Makes all entries visible; true if the driver wants an interrupt. */
     bool (*publish)(struct virtqueue *vq);
-    /* See virtqueue_driver_behind. */
-    bool (*behind)(const struct virtqueue *vq);
+    enum driver_lag (*lag)(const struct virtqueue *vq);
     void (*enable_notify)(struct virtqueue *vq);
     void (*disable_notify)(struct virtqueue *vq);
 };

@@ -191,16 +191,19 @@ static bool packed_publish(struct virtqueue *vq)
     return (uint16_t)(new - off - 1) < (uint16_t)(new - old);
 }
 
-static bool packed_behind(const struct virtqueue *vq)
+static enum driver_lag packed_lag(const struct virtqueue *vq)
 {
     uint32_t event = guest_load32(vq->driver);
     uint16_t event_flags = (uint16_t)(event >> 16) & 3u;
-    uint16_t here = (uint16_t)(vq->published | (vq->used_wrap ? EVENT_WRAP : 0));
+    bool wrap = vq->used_wrap != vq->used_wrapped; /* where `published` is */
+    uint16_t here = (uint16_t)(vq->published | (wrap ? EVENT_WRAP : 0));
 
     if (event_flags == VRING_PACKED_EVENT_FLAG_DISABLE)
-        return false;
+        return DRIVER_LOOKS_BY_ITSELF;
+    if (event_flags != VRING_PACKED_EVENT_FLAG_DESC || !vq->event_idx)
+        return DRIVER_LAG_UNKNOWN;
     /* A driver that has seen all waits for the next position; any other may be one passed already. */
-    return event_flags != VRING_PACKED_EVENT_FLAG_DESC || !vq->event_idx || (uint16_t)event != here;
+    return (uint16_t)event != here ? DRIVER_BEHIND : DRIVER_CAUGHT_UP;
 }
 
 static void packed_enable_notify(struct virtqueue *vq)
@@ -229,7 +232,7 @@ const struct ring_ops packed_ring_ops = {
     .take = packed_take,
     .put_used = packed_put_used,
     .publish = packed_publish,
-    .behind = packed_behind,
+    .lag = packed_lag,
     .enable_notify = packed_enable_notify,
     .disable_notify = packed_disable_notify,
 };

@@ -139,15 +139,17 @@ static bool split_publish(struct virtqueue *vq)
     return (guest_load16(vq->driver + AVAIL_FLAGS) & VRING_AVAIL_F_NO_INTERRUPT) == 0;
 }
 
-static bool split_behind(const struct virtqueue *vq)
+static enum driver_lag split_lag(const struct virtqueue *vq)
 {
     uint16_t event;
 
     if (!vq->event_idx)
-        return (guest_load16(vq->driver + AVAIL_FLAGS) & VRING_AVAIL_F_NO_INTERRUPT) == 0;
+        return (guest_load16(vq->driver + AVAIL_FLAGS) & VRING_AVAIL_F_NO_INTERRUPT) == 0
+                   ? DRIVER_LAG_UNKNOWN
+                   : DRIVER_LOOKS_BY_ITSELF;
     event = guest_load16(vq->driver + AVAIL_RING + 2u * (size_t)vq->setup.size);
     /* used_event is the entry that it waits for: one of those published, or one to come (2.7.7.2). */
-    return (uint16_t)(vq->published - event - 1) < vq->setup.size;
+    return (uint16_t)(vq->published - event - 1) < vq->setup.size ? DRIVER_BEHIND : DRIVER_CAUGHT_UP;
 }
 
 static void split_enable_notify(struct virtqueue *vq)
@@ -175,7 +177,7 @@ const struct ring_ops split_ring_ops = {
     .take = split_take,
     .put_used = split_put_used,
     .publish = split_publish,
-    .behind = split_behind,
+    .lag = split_lag,
     .enable_notify = split_enable_notify,
     .disable_notify = split_disable_notify,
 };

@@ -566,6 +566,144 @@ static void test_counters(void **state)
     driver_end(&d);
 }
 
+#define FOREVER_NS (INT64_C(1) << 55)
+
+static uint64_t interrupts(struct machine *m) { return stat_get(&m->stats->queues[0].interrupts); }
+
+static void want_interrupt(struct ring *ring)
+{
+    if (ring->packed) /* where the next used descriptor will be, as Linux does */
+        ring_interrupt_at(ring, (uint16_t)(ring->used | ring->used_wrap << 15));
+    else
+        ring_interrupts_on(ring);
+}
+
+/* The driver's interrupt handler: takes `n` used buffers and waits for more. */
+static void handle(struct driver *d, unsigned n)
+{
+    assert_int_equal(driver_take_isr(d->m), VIRTIO_MMIO_INT_VRING);
+    assert_int_equal(get_all(&d->rings[0]), n);
+    want_interrupt(&d->rings[0]);
+}
+
+static void test_interrupt_of_a_lone_request_never_waits(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct machine *m = machine_create(NULL);
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1 | F_EVENT_IDX | (packed ? F_PACKED : 0), 1, 16);
+        want_interrupt(&d.rings[0]);
+        /* Nothing but this could end a wait. */
+        m->dev->irq_hold_max_ns = INT64_MAX;
+        atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+        for (unsigned i = 0; i < 100; i++) {
+            add(&d, 0, 1);
+            driver_kick_if_needed(&d, 0);
+            machine_settle(m);
+            assert_int_equal(interrupts(m), i + 1);
+            handle(&d, 1);
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+        }
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
+/* Turns the loop until the queue has nothing to do but, perhaps, to wait. */
+static void turn(struct driver *d)
+{
+    for (unsigned i = 0; i < 10; i++) /* an access would wait until there is no work at all */
+        machine_turn(d->m);
+}
+
+static void test_interrupt_waits_for_a_busy_driver(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct machine *m = machine_create(NULL);
+        struct virtio_queue *q = &m->dev->queues[0];
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1 | F_EVENT_IDX | (packed ? F_PACKED : 0), 1, 16);
+        want_interrupt(&d.rings[0]);
+        m->dev->irq_hold_max_ns = INT64_MAX;
+        add(&d, 0, 1);
+        turn(&d);
+        assert_int_equal(interrupts(m), 1);
+        /* Another one, although it has been told of the first: it keeps several out. */
+        add(&d, 0, 1);
+        turn(&d);
+        assert_int_equal(q->depth, 2);
+        assert_int_equal(interrupts(m), 1);
+        handle(&d, 2);
+        atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+        for (unsigned batch = 0; batch < 10; batch++) {
+            add(&d, 0, 1);
+            turn(&d);
+            /* Done and visible, and the driver is left alone. */
+            assert_int_equal(interrupts(m), 1 + batch);
+            add(&d, 0, 1);
+            turn(&d);
+            assert_int_equal(interrupts(m), 2 + batch);
+            handle(&d, 2);
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+        }
+        /* It adds more than was thought: twice as many are waited for. */
+        add(&d, 0, 2);
+        turn(&d);
+        assert_int_equal(interrupts(m), 12);
+        add(&d, 0, 1);
+        turn(&d);
+        assert_int_equal(q->depth, 4);
+        handle(&d, 3);
+        /* It adds one only and waits for it: that long, and the next time less. */
+        for (unsigned i = 0; i < 4; i++) {
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+            add(&d, 0, 1);
+            turn(&d);
+            assert_int_equal(interrupts(m), q->depth > 1 ? 12 + i : 13 + i);
+            atomic_store(&m->dev->irq_cost_ns, 0);
+            turn(&d);
+            assert_int_equal(interrupts(m), 13 + i);
+            handle(&d, 1);
+        }
+        assert_int_equal(q->depth, 1);
+        /* No interrupt is lost to a reset of the queue. */
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
+static void test_held_interrupt_comes_by_itself(void **state)
+{
+    struct machine *m = machine_create(NULL);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1 | F_EVENT_IDX, 1, 16);
+    m->dev->queues[0].depth = 16;
+    atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+    m->dev->irq_hold_max_ns = 20 * 1000;
+    add(&d, 0, 3);
+    while (interrupts(m) == 0)
+        machine_turn(m); /* cmocka's time limit is the test's */
+    handle(&d, 3);
+    /* Nor does it come too late for a pause. */
+    m->dev->irq_hold_max_ns = INT64_MAX;
+    m->dev->queues[0].depth = 16;
+    atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+    add(&d, 0, 3);
+    turn(&d);
+    assert_int_equal(interrupts(m), 1);
+    machine_balloon_out(m, FAKE_BANK1_BASE, 1);
+    assert_int_equal(interrupts(m), 2);
+    handle(&d, 3);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -587,6 +725,9 @@ int main(void)
         cmocka_unit_test(test_registers_while_paused),
         cmocka_unit_test(test_create_errors),
         cmocka_unit_test(test_counters),
+        cmocka_unit_test(test_interrupt_of_a_lone_request_never_waits),
+        cmocka_unit_test(test_interrupt_waits_for_a_busy_driver),
+        cmocka_unit_test(test_held_interrupt_comes_by_itself),
     };
 
     return cmocka_run_group_tests_name("virtio_device", tests, NULL, NULL);
