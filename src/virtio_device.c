@@ -160,7 +160,7 @@ static bool drain(struct virtio_queue *q)
 
 static bool may_look(const struct virtio_queue *q)
 {
-    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled &&
+    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled && !q->held &&
            (status_of(q->dev) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
 }
 
@@ -217,6 +217,7 @@ static void run_start(struct loop_work *work)
         virtio_device_broken(q->dev, "queue set-up changed under us");
     q->running = true;
     q->stalled = false;
+    q->held = false;
     q->is_paused = false;
     q->poller.hot = true;
     if (q->dev->ops->queue_started != NULL)
@@ -251,6 +252,17 @@ static void run_resume(struct loop_work *work)
 
     q->is_paused = false;
     q->stalled = false;
+}
+
+void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq)
+{
+    queue_of(dev, vq)->held = true;
+}
+
+/* Called in the loop's thread, so the loop turns and looks at the queue before it sleeps. */
+void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
+{
+    queue_of(dev, vq)->held = false;
 }
 
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq)

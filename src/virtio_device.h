@@ -102,7 +102,7 @@ struct virtio_queue {
     /* I/O thread. */
     struct loop_poller poller;
     struct loop_timer recheck_timer;
-    bool running, stopping, pausing, is_paused, stalled;
+    bool running, stopping, pausing, is_paused, stalled, held;
 };
 
 struct virtio_device {
@@ -174,6 +174,14 @@ static inline bool virtio_has_feature(const struct virtio_device *dev, unsigned 
 {
     return (dev->features >> bit & 1) != 0;
 }
+/*
+ * I/O thread of the queue: for now the device wants nothing of it (no input for the guest's buffers, no
+ * room for its output). What the driver adds waits in the ring, unseen and without notifications, until
+ * virtio_queue_release; so nothing has to be given back when the queue stops, and a loop with nothing
+ * else to do sleeps. A queue starts released.
+ */
+void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq);
+void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq);
 /* The loop that owns the queue: where the device's backend I/O for it belongs. */
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
 /* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */
