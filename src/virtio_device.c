@@ -142,6 +142,8 @@ static bool drain(struct virtio_queue *q)
     flush(q);
     if (virtqueue_in_flight(q->vq) > 0)
         return false; /* its completion turns the loop, and we are called again */
+    if (q->stopping && q->dev->ops->queue_idle != NULL && !q->dev->ops->queue_idle(q->dev, q->vq))
+        return false; /* likewise */
     if (q->pausing)
         finish_pause(q);
     if (q->stopping) {
@@ -544,7 +546,8 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
         if (ret < 0)
             return ret;
         q->dev = dev;
-        q->loop = env->io_loops[i % env->n_io_loops];
+        /* Devices with one loop are spread by their slots. */
+        q->loop = env->io_loops[(dev->ops->one_loop ? dev->irq : i) % env->n_io_loops];
         q->stats = &dev->stats->queues[MIN(i, STATS_QUEUES_MAX - 1)];
         q->start.run = run_start;
         q->stop.run = run_stop;

@@ -29,6 +29,7 @@ struct virtio_device_ops {
     uint16_t id;             /* VIRTIO chapter 5 */
     size_t request_size;     /* per-request data, embeds struct chain first */
     const struct feature *features; /* device-specific bits (0..23, 50..63); ends with name NULL */
+    bool one_loop;           /* all queues belong to the same I/O thread: they share state */
 
     /*
      * MMIO thread, once: makes dev->priv; sets dev->offered (device-specific bits), dev->n_queues,
@@ -53,6 +54,12 @@ struct virtio_device_ops {
      * that end by themselves need nothing. Called again on each turn until none is out. May be NULL.
      */
     void (*queue_drain)(struct virtio_device *dev, struct virtqueue *vq);
+    /*
+     * I/O thread: the queue is being stopped and no chain is out. Lets go of what the device has in the
+     * loop for this queue (polls, timers, messages); false: not all of it is back, ask again next turn.
+     * After true nothing of the device may reach the loop on this queue's behalf. May be NULL.
+     */
+    bool (*queue_idle)(struct virtio_device *dev, struct virtqueue *vq);
     /* I/O thread: the queue has stopped, nothing is in flight. May be NULL. */
     void (*queue_stopped)(struct virtio_device *dev, struct virtqueue *vq);
     /* MMIO thread: the driver wrote to writable configuration space, within config_len. NULL: the
