@@ -24,14 +24,21 @@
 
 /* ---- watches ---- */
 
-static void watch(struct vsock *vs, struct vsock_watch *w, int fd, unsigned events)
+/*
+ * `edge`: goes on, and fires when something changes. A half that is closed makes any poll of a socket
+ * fire at once, whatever it is for: what comes then can be waited for in this way only.
+ */
+static void watch(struct vsock *vs, struct vsock_watch *w, int fd, unsigned events, bool edge)
 {
     struct io_uring_sqe *sqe;
 
     if (w->armed)
         return;
     sqe = loop_sqe(vs->loop);
-    io_uring_prep_poll_add(sqe, fd, events);
+    if (edge)
+        io_uring_prep_poll_multishot(sqe, fd, events);
+    else
+        io_uring_prep_poll_add(sqe, fd, events);
     loop_sqe_op(sqe, &w->op);
     w->armed = true;
     w->cancelled = false;
@@ -51,10 +58,12 @@ void vsock_cancel(struct vsock *vs, struct vsock_watch *w)
 }
 
 /* True: the event is to be looked at. */
-static bool fired(struct vsock *vs, struct vsock_watch *w, int result)
+static bool fired(struct vsock *vs, struct vsock_watch *w, int result, bool more)
 {
-    w->armed = false;
-    vs->watches--;
+    if (!more) {
+        w->armed = false;
+        vs->watches--;
+    }
     return !w->cancelled && result >= 0;
 }
 
@@ -67,7 +76,7 @@ static bool wants_input(const struct vsock_connection *c)
 void vsock_watch_input(struct vsock_connection *c)
 {
     if (c->fd >= 0 && c->state != VSOCK_LINGER)
-        watch(c->vs, &c->in, c->fd, wants_input(c) ? POLLIN : 0); /* 0: the peer's end only */
+        watch(c->vs, &c->in, c->fd, wants_input(c) ? POLLIN : 0, !wants_input(c));
 }
 
 /* ---- the end of the host's side ---- */
@@ -193,16 +202,19 @@ static void drained(struct vsock_connection *c)
     }
 }
 
-/* Sends what is buffered. */
+/* The host side takes more, it seems. */
 static void flush(struct vsock_connection *c)
 {
+    uint32_t before = c->buffered;
+
     while (deliverable(c) > 0) {
         uint32_t len = c->seqpacket ? first_message(c) : c->buffered;
         struct iovec iov[2];
         ssize_t n = vsock_send(c->fd, iov, buffered_iov(c, len, iov));
 
         if (n == -EAGAIN) {
-            watch(c->vs, &c->out, c->fd, POLLOUT);
+            c->out_edge = c->buffered == before;
+            watch(c->vs, &c->out, c->fd, POLLOUT, c->out_edge);
             say_credit(c);
             return;
         }
@@ -226,8 +238,7 @@ static void output_possible(struct loop_op *op, int result, bool more)
 {
     struct vsock_connection *c = container_of(op, struct vsock_connection, out.op);
 
-    (void)more;
-    if (fired(c->vs, &c->out, result) && c->fd >= 0)
+    if (fired(c->vs, &c->out, result, more) && c->fd >= 0 && deliverable(c) > 0)
         flush(c);
     else
         vsock_bury(c);
@@ -302,7 +313,7 @@ void vsock_from_guest(struct vsock_connection *c, struct chain *chain, uint32_t 
     if (c->seqpacket && end && c->unfinished > 0)
         buffered_end(c);
     if (deliverable(c) > 0)
-        watch(c->vs, &c->out, c->fd, POLLOUT);
+        watch(c->vs, &c->out, c->fd, POLLOUT, c->out_edge);
     say_credit(c);
 }
 
@@ -474,8 +485,7 @@ static void input_there(struct loop_op *op, int result, bool more)
 {
     struct vsock_connection *c = container_of(op, struct vsock_connection, in.op);
 
-    (void)more;
-    if (!fired(c->vs, &c->in, result) || c->fd < 0) {
+    if (!fired(c->vs, &c->in, result, more) || c->fd < 0) {
         vsock_bury(c);
         return;
     }
@@ -529,8 +539,7 @@ static void stream_calls(struct loop_op *op, int result, bool more)
 {
     struct vsock *vs = container_of(op, struct vsock, listening[0].op);
 
-    (void)more;
-    if (fired(vs, &vs->listening[0], result))
+    if (fired(vs, &vs->listening[0], result, more))
         accept_calls(vs, 0);
 }
 
@@ -538,8 +547,7 @@ static void seqpacket_calls(struct loop_op *op, int result, bool more)
 {
     struct vsock *vs = container_of(op, struct vsock, listening[1].op);
 
-    (void)more;
-    if (fired(vs, &vs->listening[1], result))
+    if (fired(vs, &vs->listening[1], result, more))
         accept_calls(vs, 1);
 }
 
@@ -550,7 +558,7 @@ void vsock_listen_on(struct vsock *vs)
         return;
     for (size_t i = 0; i < ARRAY_SIZE(vs->listeners); i++)
         if (vs->listeners[i] >= 0)
-            watch(vs, &vs->listening[i], vs->listeners[i], POLLIN);
+            watch(vs, &vs->listening[i], vs->listeners[i], POLLIN, false);
 }
 
 void vsock_watches_init(struct vsock_connection *c)

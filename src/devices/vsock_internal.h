@@ -91,6 +91,7 @@ struct vsock_connection {
     uint8_t pending;
     bool seqpacket, hashed, ready;
     uint32_t starved_for; /* the credit that what the host side has for the guest needs; 0: enough */
+    bool out_edge;       /* the host side seemed to take more, and did not: see watch() */
     bool host_ended;     /* it sends no more, and all it sent is read */
     bool host_deaf;      /* it receives no more: what the guest sends is thrown away */
     uint8_t shutdown_flags;       /* said, or to be said, to the guest */
