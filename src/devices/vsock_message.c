@@ -25,6 +25,13 @@ void vsock_message_drop(struct vsock_connection *c)
     }
 }
 
+/* A message went out; is there another? The poll tells, without a buffer of the guest in hand. */
+static void look_again(struct vsock_connection *c)
+{
+    c->pending &= (uint8_t)~PENDING_DATA;
+    vsock_watch_input(c);
+}
+
 /* The next piece of the large message. */
 static size_t next_piece(struct vsock_connection *c, const struct iovec *iov, size_t n, size_t room,
                          bool *end)
@@ -44,8 +51,10 @@ static size_t next_piece(struct vsock_connection *c, const struct iovec *iov, si
         left -= part;
     }
     *end = vs->message_sent == vs->message_len;
-    if (*end)
+    if (*end) {
         vsock_message_drop(c);
+        look_again(c);
+    }
     return done;
 }
 
@@ -110,6 +119,7 @@ size_t vsock_message_from_host(struct vsock_connection *c, struct iovec *iov, si
     }
     if (len <= room) {
         *end = true;
+        look_again(c);
         return len;
     }
     vs->message_of = c;

@@ -622,6 +622,16 @@ static void test_counters_wrap(void **state)
 
 /* ---- seqpacket ---- */
 
+static struct packet *next_but_updates(struct test *t)
+{
+    static struct packet p;
+
+    do
+        assert_true(receive_packet(t, &p));
+    while (p.h.op == OP_UPDATE);
+    return &p;
+}
+
 static void test_messages(void **state)
 {
     struct test t;
@@ -647,19 +657,15 @@ static void test_messages(void **state)
     assert_int_equal(p->h.type, MESSAGE);
     p = expect_packet(&t, OP_RW, 1, 1000);
     assert_int_equal(p->h.len, 2);
+    expect_nothing(&t);
     /* An empty one is none; the end is not taken for one. */
     assert_int_equal(send(fd, "", 0, 0), 0);
     host_says(fd, "d");
-    p = expect_packet(&t, OP_RW, 1, 1000);
-    if (p->h.len != 1)
-        fail_msg("%u bytes", p->h.len);
+    p = next_but_updates(&t);
+    assert_int_equal(p->h.op, OP_RW);
+    assert_int_equal(p->h.len, 1);
     close(fd);
-    do {
-        static struct packet q;
-
-        assert_true(receive_packet(&t, &q));
-        p = &q;
-    } while (p->h.op == OP_UPDATE);
+    p = next_but_updates(&t);
     assert_int_equal(p->h.op, OP_SHUTDOWN);
     guest_says(&t, MESSAGE, OP_RST, 1000, 1, 0);
     fd = host_call(&t, MESSAGE, 70, &port);
@@ -708,28 +714,49 @@ static void test_large_messages(void **state)
     assert_int_equal(small, 1);
     assert_int_equal(got[0], len);
     assert_int_equal(got[1], len);
-    /* The owner of the one on its way ends: the other one's turn. */
-    t.fwd_cnt = len;
-    guest_says(&t, MESSAGE, OP_UPDATE, 1001, 1, 0);
-    t.consume = false;
-    while (receive_packet(&t, &p))
-        ;
-    assert_int_equal(send(fd[0], big, len, 0), len);
-    assert_int_equal(send(fd[1], big, len, 0), len);
-    for (unsigned i = 0; i < 8; i++)
-        post_rx(&t, i, RX_LEN);
-    driver_kick(&t.driver, QUEUE_RX);
-    guest_says(&t, MESSAGE, OP_RST, 1000, 1, 0);
-    for (unsigned i = 8; i < 60; i++)
-        post_rx(&t, i, RX_LEN);
-    driver_kick(&t.driver, QUEUE_RX);
-    got[1] = 0;
-    while (receive_packet(&t, &p))
-        if (p.h.op == OP_RW && p.h.dst_port == 1001)
-            got[1] += p.h.len;
-    assert_int_equal(got[1], len);
     for (unsigned i = 0; i < 3; i++)
         close(fd[i]);
+    end(&t);
+}
+
+/* The owner of the message that is on its way ends: the other one's turn. */
+static void test_large_message_dropped(void **state)
+{
+    const uint32_t len = 100000;
+    struct test t;
+    struct packet p;
+    uint32_t got[2] = {0, 0};
+    int fd[2];
+
+    (void)state;
+    rig_begin(&t, NULL, 0);
+    t.consume = false;
+    for (unsigned i = 0; i < 2; i++) {
+        post_rx(&t, i, RX_LEN);
+        fd[i] = guest_call(&t, MESSAGE, 1000 + i, 1);
+    }
+    assert_int_equal(send(fd[0], big, len, 0), len);
+    machine_settle(t.m);
+    assert_int_equal(send(fd[1], big, len, 0), len);
+    for (unsigned i = 2; i < 10; i++)
+        post_rx(&t, i, RX_LEN);
+    driver_kick(&t.driver, QUEUE_RX);
+    while (receive_packet(&t, &p))
+        if (p.h.op == OP_RW)
+            got[p.h.dst_port - 1000] += p.h.len;
+    assert_true(got[0] > 0 && got[0] < len);
+    assert_int_equal(got[1], 0);
+    guest_says(&t, MESSAGE, OP_RST, 1000, 1, 0);
+    for (unsigned i = 10; i < 60; i++)
+        post_rx(&t, i, RX_LEN);
+    driver_kick(&t.driver, QUEUE_RX);
+    while (receive_packet(&t, &p)) {
+        assert_int_equal(p.h.dst_port, 1001);
+        got[1] += p.h.op == OP_RW ? p.h.len : 0;
+    }
+    assert_int_equal(got[1], len);
+    close(fd[0]);
+    close(fd[1]);
     end(&t);
 }
 
@@ -1070,8 +1097,9 @@ static void test_row_18_features(void **state)
     end(&t);
     rig_begin(&t, NULL, 5);
     rig_post_all(&t);
-    close(guest_call(&t, STREAM, 1, 2));
+    fd = guest_call(&t, STREAM, 1, 2);
     close(guest_call(&t, MESSAGE, 2, 2));
+    close(fd);
     end(&t);
 }
 
@@ -1316,13 +1344,13 @@ static void test_row_14_reset_in_flight(void **state)
 
         fd[0] = guest_call(&t, STREAM, 1000, 1);
         fd[1] = guest_call(&t, MESSAGE, 1001, 1);
-        fd[2] = host_connect(&t, STREAM);
-        fd[3] = host_connect(&t, STREAM);
-        host_says(fd[3], "CONNECT 5\n");
         send_to_the_end(&t, STREAM, 1000, 0, 0, 4096, 0);
         guest_sends(&t, MESSAGE, 1001, 1, big, 4096, 0);
         fd[4] = guest_call(&t, STREAM, 1002, 1);
         send_to_the_end(&t, STREAM, 1002, 0, 0, 4096, 0);
+        fd[2] = host_connect(&t, STREAM);
+        fd[3] = host_connect(&t, STREAM);
+        host_says(fd[3], "CONNECT 5\n");
         guest_says(&t, STREAM, OP_SHUTDOWN, 1002, 1, 3); /* lingers */
         guest_says(&t, STREAM, OP_REQUEST, 1003, 1, 0);  /* is asked about */
         assert_int_equal(send(fd[0], big, 100000, MSG_DONTWAIT), 100000);
@@ -1435,7 +1463,7 @@ static void test_row_25_log_flood(void **state)
     for (ssize_t i = 0; i < n; i++)
         lines += text[i] == '\n';
     close(pipe_fds[0]);
-    assert_in_range(lines, 1, 40);
+    assert_in_range(lines, 0, 40);
     end(&t);
 }
 
@@ -1503,7 +1531,8 @@ static void test_thousands(void **state)
         assert_int_equal(p.h.op, OP_RW);
         who = p.h.dst_port - 10000;
         snprintf(text, sizeof(text), "no %u", who);
-        assert_string_equal((char *)p.data, text);
+        assert_int_equal(p.h.len, strlen(text));
+        assert_memory_equal(p.data, text, strlen(text));
         assert_hears(fd[who], text);
     }
     expect_nothing(&t);
@@ -1685,6 +1714,7 @@ int main(void)
         cmocka_unit_test(test_counters_wrap),
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_large_messages),
+        cmocka_unit_test(test_large_message_dropped),
         cmocka_unit_test(test_message_and_credit),
         cmocka_unit_test(test_buffered_messages),
         cmocka_unit_test(test_row_08_rx_buffers_too_small),
