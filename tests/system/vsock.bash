@@ -2,15 +2,31 @@
 # shellcheck shell=bash
 # What the system tests of vsock devices share.
 
-VSOCK='virtio=["type=virtio,device13,transport=mmio"]'
-vsock_dir() { printf '/run/viod/%s' "$1"; }
+sockets=/run/viod/g1
 
-# serve GUEST PORT OPTIONS ADDRESS: socat waits in dom0 for calls of the guest to PORT.
-serve() {
-    local path
-    path=$(vsock_dir "$1")/vsock_$2
-    rm -f "$path"
-    socat "$3:$path$4" "$5" &
-    server=$!
-    wait_for 30 "[[ -S $path ]]"
+start_vsock_guest() {
+    domu_create g1 root=/dev/vda "disk=[$(virtio_disk "$DOMU_ROOT1" xvda)]" \
+        'virtio=["type=virtio,device13,transport=mmio"]' || give_up "xl create"
+    must "the guest comes up" up g1
+    must "vsock0 is served" served g1 vsock0
 }
+
+# dom0_serves PORT OPTIONS ADDRESS [SOCAT-OPTION…]: socat waits for the guest's calls; sets $server.
+dom0_serves() {
+    local path=$sockets/vsock_$1 options=$2 address=$3
+    shift 3
+    rm -f "$path"
+    socat "$@" "UNIX-LISTEN:$path,$options" "$address" &
+    server=$!
+    wait_for 60 "[[ -S $path ]]"
+}
+# guest_serves PORT OPTIONS ADDRESS [SOCAT-OPTION…]: the same in the guest, until it ends.
+guest_serves() {
+    local port=$1 options=$2 address=$3
+    shift 3
+    guest g1 "setsid socat $* 'VSOCK-LISTEN:$port,$options' '$address' </dev/null >/tmp/serve.$port 2>&1 &
+        for i in {1..100}; do sleep 0.1; ss -l --vsock 2>/dev/null | grep -q ':$port ' && exit; done
+        sleep 2"
+}
+counters() { device g1 vsock0 "$1"; }
+none_open() { wait_for 60 '[[ $(counters connections) == 0 ]]'; }
