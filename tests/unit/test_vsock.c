@@ -1570,8 +1570,10 @@ static void test_threads(void **state)
         struct device_config config = {.virtio_id = 19, .base = MACHINE_BASE, .irq = MACHINE_IRQ};
         struct virtio_vsock_hdr h = {.src_cid = 42, .dst_cid = 2, .type = STREAM, .op = OP_REQUEST};
         struct driver driver;
-        char error[CONFIG_ERROR_LEN];
+        char error[CONFIG_ERROR_LEN], path[64];
         struct machine *m;
+        const struct vsock *vs;
+        int clients[4];
         gpa_t tx;
 
         memset(&asked, 0, sizeof(asked));
@@ -1579,8 +1581,17 @@ static void test_threads(void **state)
         assert_int_equal(device_config_fill(&config, device_type_by_id(19), NULL, presets, error,
                                             sizeof(error)), 0);
         machine.device = &config;
+        snprintf(path, sizeof(path), "/tmp/test_vsock.%d", (int)getpid());
+        config.fds[0] = vsock_listen(path, false, error, sizeof(error));
+        config.n_fds = 1;
         m = machine_create(&machine);
+        vs = m->dev->priv;
         m->dev->ask = vsock_rig_ask;
+        for (unsigned i = 0; i < ARRAY_SIZE(clients); i++) {
+            clients[i] = vsock_connect(path, false);
+            host_says(clients[i], i % 2 ? "CONNECT 1\n" : "CONN");
+        }
+        unlink(path);
         driver_start(&driver, m, driver_offered(m) & ~F_PACKED & ~F_EVENT_IDX, QUEUES, 64);
         tx = guest_alloc(&m->heap[0], 65536, 4096);
         for (uint32_t i = 0; i < 40; i++) {
@@ -1599,8 +1610,19 @@ static void test_threads(void **state)
             if (i % 4 == 3)
                 asked.n = 0;
         }
+        while (stat_get(&m->stats->own[COUNT_HOST_CALLS]) < ARRAY_SIZE(clients))
+            machine_turn(m);
         if (round % 3 == 0)
             driver_restart(&driver);
+        machine_write32(m, VIRTIO_MMIO_STATUS, 0);
+        while (machine_read32(m, VIRTIO_MMIO_STATUS) != 0)
+            machine_turn(m);
+        /* From here on the device may be freed. */
+        assert_int_equal(vs->watches, 0);
+        assert_int_equal(vs->n_used, 0);
+        assert_true(vs->unasked);
+        for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+            close(clients[i]);
         machine_destroy(m);
         driver_end(&driver);
         device_config_free(&config);
