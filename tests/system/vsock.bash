@@ -30,3 +30,20 @@ guest_serves() {
 }
 counters() { device g1 vsock0 "$1"; }
 none_open() { wait_for 60 '[[ $(counters connections) == 0 ]]'; }
+
+# Programs that socat starts, in dom0 and in the guest. One answers when it has read all; one reads
+# when it is told to.
+helpers='cat >/tmp/question <<"END"
+#!/bin/bash
+sum=$(md5sum)
+echo "answer to $sum"
+END
+cat >/tmp/sleeper <<"END"
+#!/bin/bash
+until [[ -e /tmp/wake ]]; do sleep 1; done
+md5sum >/tmp/sum
+END
+chmod +x /tmp/question /tmp/sleeper'
+# messages FILE: the lengths of what socat -v saw go from left to right.
+messages='messages() { grep -ao "> 20[0-9/]* [0-9:.]* *length=[0-9]*" "$1" | sed "s/.*=//" | tr "\n" " "; }'
+eval "$messages"
