@@ -10,47 +10,43 @@ start_vsock_guest
 check "its CID is 1000 plus its domid" eval "viodctl show g1 vsock0 | grep -q 'CID $((1000 + $(domu_id g1)))'"
 check "the guest sees the same" guest g1 "dmesg | grep -qi vsock; [[ -c /dev/vsock ]]"
 
-# Each sends a beginning, waits at the gate until all are there, sends the rest, and reads it all back.
-clients='exec 9>/tmp/gate; flock -x 9
-    data=/usr/bin/bash pids=()
-    for ((i = 0; i < 200; i++)); do
-        ({ line; head -c $((i * 100)) $data; flock -s /tmp/gate true
-           tail -c +$((i * 100 + 1)) $data | head -c 20000; } 9>&- |
-            socat -t 900 - "$to" 9>&- | answer | md5sum >/tmp/sum.$i) &
-        pids+=($!)
-    done'
-open_gate='flock -u 9; wait "${pids[@]}"'
-results='good=0
-    for ((i = 0; i < 200; i++)); do
-        [[ $(</tmp/sum.$i) == "$(head -c $((i * 100 + 20000)) $data | md5sum)" ]] && good=$((good + 1))
-    done
-    echo "$good of 200 are right"; [[ $good == 200 ]]'
+# Text in 200 pieces, each for one connection. Servers stand still until all of them are there: then
+# every one is open, and has sent.
+pieces='rm -rf /tmp/pieces && mkdir /tmp/pieces && cd /tmp/pieces
+    cat /usr/bin/* 2>/dev/null | head -c 3100000 | base64 | head -c 4000000 | split -b 20000 -a 3 - in.'
+# clients ADDRESS
+clients='clients() {
+    local piece
+    for piece in in.*; do socat -t 900 - "$1" <"$piece" >"out.${piece#in.}" & done
+}'
+right='ls in.* | wc -l; wc -c in.* | tail -n 1; wc -c out.* | tail -n 1
+    for piece in in.*; do cmp "$piece" "out.${piece#in.}" || exit 1; done'
 
-dom0_serves 5000 fork,backlog=256,unlink-close=0 PIPE
-guest_job g1 "line() { :; }; answer() { cat; }; to=VSOCK-CONNECT:2:5000
-    $clients
-    until [[ -e /tmp/go ]]; do sleep 1; done
-    $open_gate
-    $results"
-g1_job=$job
-check "200 connections that the guest called are open" wait_for "$LONG" '[[ $(counters connections) -ge 200 ]]'
+guest g1 "$pieces"
+dom0_serves 5000 fork,backlog=256 PIPE
+kill -STOP "$server"
+guest_job g1 "cd /tmp/pieces; $clients; clients VSOCK-CONNECT:2:5000; wait"
+check "200 connections that the guest called are open" wait_for "$LONG" '[[ $(counters connections) == 200 ]]'
 viodctl show g1 vsock0 | sed 's/^/        /'
-guest g1 'touch /tmp/go'
-check_job "what they sent has come back to each" "$g1_job"
-sed 's/^/        /' "$job_output"
+kill -CONT "$server"
+check_job "they come to their end" "$job"
+check "what each sent has come back to it" guest g1 "cd /tmp/pieces; $right"
 check "they are closed" none_open
 check "none was reset" same "$(counters connection_resets) $(counters rejected)" "0 0"
 kill "$server"
 
+eval "$pieces; $clients"
+sed -s -i '1i CONNECT 6000' in.*
 guest_serves 6000 fork,backlog=256 PIPE
-to=UNIX-CONNECT:$sockets/vsock
-line() { echo "CONNECT 6000"; }
-answer() { read -r ok && [[ $ok == "OK "* ]] && cat; }
-eval "$clients"
-check "200 connections that dom0 called are open" wait_for "$LONG" '[[ $(counters connections) -ge 200 ]]'
-from_dom0() { eval "$results"; }
-eval "$open_gate"
-check "what they sent has come back to each" from_dom0
+guest g1 'kill -STOP $(pgrep "^socat")'
+clients "UNIX-CONNECT:$sockets/vsock"
+check "200 connections that dom0 called are open" wait_for "$LONG" '[[ $(counters connected) == 400 ]]'
+check "at once" same "$(counters connections)" 200
+guest g1 'kill -CONT $(pgrep "^socat")'
+check "they come to their end" wait_for "$LONG" '! pgrep "^socat" >/dev/null'
+sed -s -i 1d in.* out.*
+dom0_is_right() { (eval "$right"); }
+check "what each sent has come back to it" dom0_is_right
 check "they are closed" none_open
 check "none was reset" same "$(counters connection_resets) $(counters rejected)" "0 0"
 check "all were counted" same "$(counters connected) $(counters host_calls) $(counters guest_calls)" "400 200 200"
