@@ -8,8 +8,12 @@
 
 start_vsock_guest
 pid=$(worker g1)
-memory() { awk '/^RssAnon/ { print $2 }' "/proc/$pid/status"; }
-cpu() { awk '{ print $14 + $15 }' "/proc/$pid/stat"; }
+memory() { sed -n 's/^RssAnon:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status"; }
+cpu() {
+    local field
+    read -ra field <"/proc/$pid/stat"
+    echo $((field[13] + field[14]))
+}
 
 # --- half-close ---
 eval "$helpers"
@@ -79,7 +83,6 @@ check "with all that was in them" same "$(md5sum </tmp/messages)" "$(guest g1 'm
 guest_serves 6 type=5 CREATE:/tmp/messages -u -b 200000 -v
 { echo "CONNECT 6"; sleep 3; for n in 1 100 60000 5000 50000 7; do dd if=data bs="$n" count=1 status=none; sleep 1; done; } |
     socat -t 5 -b 200000 -v - "UNIX-CONNECT:$sockets/vsock.seqpacket,type=5" >/dev/null 2>said
-echo "        sent: $(messages said)"
 check "the guest gets dom0's messages as they were" wait_for 60 \
     '[[ $(guest g1 "$messages; messages /tmp/serve.6") == "1 100 60000 5000 50000 7 " ]]'
 
