@@ -53,7 +53,9 @@ void vsock_cancel(struct vsock *vs, struct vsock_watch *w)
         return;
     w->cancelled = true;
     sqe = loop_sqe(vs->loop);
-    io_uring_prep_poll_remove(sqe, (__u64)(uintptr_t)&w->op);
+    /* A removal (POLL_REMOVE) is refused while the poll is about to fire, and one that goes on after
+     * that would stay for ever. */
+    io_uring_prep_cancel(sqe, &w->op, 0);
     loop_sqe_op(sqe, NULL);
 }
 

@@ -29,7 +29,14 @@ guest_serves() {
         sleep 2"
 }
 counters() { device g1 vsock0 "$1"; }
-none_open() { wait_for 60 '[[ $(counters connections) == 0 ]]'; }
+none_open() {
+    wait_for 60 '[[ $(counters connections) == 0 ]]' || {
+        viodctl show g1 vsock0
+        ls -l "/proc/$(worker g1)/fd"
+        ss -xp | grep -F "$sockets"
+        return 1
+    }
+}
 
 # Programs that socat starts, in dom0 and in the guest. One answers when it has read all; one reads
 # when it is told to.

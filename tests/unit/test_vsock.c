@@ -315,6 +315,44 @@ static void test_half_close_by_host(void **state)
     end(&t);
 }
 
+/* The same with messages, and both orders of the ends. */
+static void test_half_close_messages(void **state)
+{
+    struct test t;
+    struct packet *p;
+    uint32_t port;
+    int fd;
+
+    (void)state;
+    start(&t);
+    for (unsigned i = 0; i < 4; i++) {
+        fd = host_call(&t, MESSAGE, 6, &port);
+        host_says(fd, "question");
+        assert_int_equal(expect_packet(&t, OP_RW, port, 6)->h.len, 8);
+        shutdown(fd, SHUT_WR);
+        p = next_but_updates(&t);
+        assert_int_equal(p->h.op, OP_SHUTDOWN);
+        assert_int_equal(p->h.flags, NO_SEND);
+        if (i & 1) {
+            guest_sends(&t, MESSAGE, 6, port, "answer", 6, VIRTIO_VSOCK_SEQ_EOM);
+            assert_hears(fd, "answer");
+        }
+        if (i & 2) {
+            guest_says(&t, MESSAGE, OP_SHUTDOWN, 6, port, NO_RCV | NO_SEND);
+            expect_packet(&t, OP_RST, port, 6);
+            assert_hears(fd, "");
+            close(fd);
+        } else {
+            close(fd);
+            p = expect_packet(&t, OP_SHUTDOWN, port, 6);
+            assert_int_equal(p->h.flags, NO_SEND | NO_RCV);
+            guest_says(&t, MESSAGE, OP_RST, 6, port, 0);
+        }
+        expect_no_connection(&t);
+    }
+    end(&t);
+}
+
 static void test_guest_receives_no_more(void **state)
 {
     struct test t;
@@ -894,7 +932,7 @@ static void test_thousands(void **state)
 static void test_threads(void **state)
 {
     (void)state;
-    for (int round = 0; round < 30; round++) {
+    for (int round = 0; round < 100; round++) {
         struct machine_config machine = {.ops = &virtio_vsock_ops, .io_thread = true};
         const char *presets[] = {"cid=42", "queue-size=64", NULL};
         struct device_config config = {.virtio_id = 19, .base = MACHINE_BASE, .irq = MACHINE_IRQ};
@@ -903,7 +941,8 @@ static void test_threads(void **state)
         char error[CONFIG_ERROR_LEN], path[64];
         struct machine *m;
         const struct vsock *vs;
-        int clients[4];
+        int clients[4], peers[200];
+        unsigned n_peers = 0;
         gpa_t tx;
 
         memset(&asked, 0, sizeof(asked));
@@ -934,9 +973,23 @@ static void test_threads(void **state)
         driver_kick(&driver, QUEUE_TX);
         for (int i = 0; i < round * 3; i++) {
             machine_turn(m);
-            for (unsigned q = 0; q < asked.n && i % 4 == 3; q++)
-                m->dev->ops->answered(m->dev, asked.questions[q].id, q % 2 ? -ENOENT : -EAGAIN, "",
-                                      NULL, 0);
+            for (unsigned q = 0; q < asked.n && i % 4 == 3; q++) {
+                int pair[2] = {-1, -1};
+
+                if (q % 4 > 1) {
+                    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+                    peers[n_peers++] = pair[1];
+                }
+                m->dev->ops->answered(m->dev, asked.questions[q].id,
+                                      q % 4 == 0 ? -ENOENT : q % 4 == 1 ? -EAGAIN : 0, "", pair,
+                                      pair[0] >= 0 ? 1 : 0);
+            }
+            /* Ends of all kinds, at any moment. */
+            for (unsigned k = 0; k < n_peers; k++)
+                if ((k + (unsigned)i) % 3 == 0)
+                    shutdown(peers[k], k % 2 ? SHUT_WR : SHUT_RDWR);
+            if (n_peers > 0 && i % 2)
+                close(peers[--n_peers]);
             if (i % 4 == 3)
                 asked.n = 0;
         }
@@ -953,6 +1006,8 @@ static void test_threads(void **state)
         assert_true(vs->unasked);
         for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
             close(clients[i]);
+        while (n_peers > 0)
+            close(peers[--n_peers]);
         machine_destroy(m);
         driver_end(&driver);
         device_config_free(&config);
@@ -1098,6 +1153,7 @@ int main(void)
         cmocka_unit_test(test_guest_refuses),
         cmocka_unit_test(test_half_close_by_guest),
         cmocka_unit_test(test_half_close_by_host),
+        cmocka_unit_test(test_half_close_messages),
         cmocka_unit_test(test_guest_receives_no_more),
         cmocka_unit_test(test_host_receives_no_more),
         cmocka_unit_test(test_host_dies),
