@@ -353,6 +353,34 @@ static void test_half_close_messages(void **state)
     end(&t);
 }
 
+/* Two ends in one turn of the loop: our own shutdown() makes the watch fire that is cancelled then. */
+static void test_ends_together(void **state)
+{
+    static const uint32_t flags[] = {NO_RCV, NO_RCV | NO_SEND};
+    struct test t;
+    uint32_t port;
+    int fd;
+
+    (void)state;
+    start(&t);
+    fd = host_call(&t, STREAM, 6, &port);
+    shutdown(fd, SHUT_WR);
+    expect_packet(&t, OP_SHUTDOWN, port, 6);
+    for (unsigned i = 0; i < 2; i++) {
+        struct virtio_vsock_hdr h = header(&t, STREAM, OP_SHUTDOWN, 6, port, 0, flags[i]);
+        struct segment out = segment(t.tx.addr + 64 * i, sizeof(h));
+
+        memcpy(fake_ram(t.m->fake, out.addr.addr, sizeof(h)), &h, sizeof(h));
+        assert_true(ring_add(&t.driver.rings[QUEUE_TX], &out, 1, NULL, 0, &t, false) >= 0);
+    }
+    driver_kick(&t.driver, QUEUE_TX);
+    expect_packet(&t, OP_RST, port, 6);
+    assert_hears(fd, "");
+    expect_no_connection(&t);
+    close(fd);
+    end(&t);
+}
+
 static void test_guest_receives_no_more(void **state)
 {
     struct test t;
@@ -1154,6 +1182,7 @@ int main(void)
         cmocka_unit_test(test_half_close_by_guest),
         cmocka_unit_test(test_half_close_by_host),
         cmocka_unit_test(test_half_close_messages),
+        cmocka_unit_test(test_ends_together),
         cmocka_unit_test(test_guest_receives_no_more),
         cmocka_unit_test(test_host_receives_no_more),
         cmocka_unit_test(test_host_dies),
