@@ -13,13 +13,16 @@
 /* Host ports of the host's calls: above those that people give to services. */
 #define FIRST_CALL_PORT 0x40000000u
 
-/* Nothing of it takes memory before it is used. */
+/* Nothing of it takes memory before it is used, and then a page at a time. */
 static void *reserve(size_t bytes)
 {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED)
+        return NULL;
+    (void)madvise(p, bytes, MADV_NOHUGEPAGE);
+    return p;
 }
 
 static size_t index_of(const struct vsock_connection *c)
