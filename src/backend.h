@@ -97,4 +97,27 @@ void block_submit(struct block_channel *channel, struct block_request *request);
 /* The size now, in bytes (a grown or shrunk image), or -errno. MMIO thread. */
 int64_t block_size(struct block_backend *block);
 
+/* ---- vsock: Unix sockets, of type SOCK_STREAM or SOCK_SEQPACKET; nothing here blocks ---- */
+
+/* Supervisor: a listening socket at path, for root only. Its descriptor, or -errno with a message. */
+int vsock_listen(const char *path, bool seqpacket, char *error, size_t error_len);
+/* Supervisor: connects. The descriptor, or -errno; -EAGAIN: the listener's queue is full now. */
+int vsock_connect(const char *path, bool seqpacket);
+/* Worker. The descriptor, or -errno; -EAGAIN: nobody is there. */
+int vsock_accept(int listener);
+/* Bytes sent (of a message: all of them), or -errno. -EPIPE: the other side receives no more. */
+ssize_t vsock_send(int fd, const struct iovec *iov, size_t n);
+/* Bytes received, 0: the end (or an empty message: vsock_end tells), or -errno. */
+ssize_t vsock_receive(int fd, const struct iovec *iov, size_t n);
+/* As vsock_receive, and leaves all where it is; of a message, its length even if it is more than len. */
+ssize_t vsock_peek(int fd, void *to, size_t len);
+/* What we do no more. */
+void vsock_shutdown(int fd, bool receive, bool send);
+enum vsock_end {
+    VSOCK_STILL_SENDS,
+    VSOCK_SENDS_NO_MORE,
+    VSOCK_GONE,          /* and receives no more */
+};
+enum vsock_end vsock_end(int fd);
+
 #endif

@@ -32,17 +32,6 @@ const struct config_key daemon_keys[] = {
     {.name = NULL},
 };
 
-/* Every virtio device has rings; these decide what is offered to the driver. */
-#define RING_KEYS                                                                                  \
-    {.name = "packed", .type = KEY_BOOL, .default_value = "no",                                    \
-     .help = "offer packed rings"},                                                                \
-    {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes",                                \
-     .help = "offer the ring option that saves notifications"},                                    \
-    {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
-     .help = "offer indirect descriptors"},                                                        \
-    {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
-     .help = "offer to use buffers in the order in which they were made available"}
-
 static const struct config_key block_keys[] = {
     {.name = "path", .type = KEY_PATH, .required = true,
      .help = "the image: a file or a block device"},
@@ -60,6 +49,15 @@ static const struct config_key block_keys[] = {
      .help = "serial number that the guest sees"},
     {.name = "logical-block-size", .type = KEY_UINT, .default_value = "0", .min = 0, .max = 4096,
      .choices = "0 512 4096", .help = "sector size in bytes that the guest sees; 0 = the image's"},
+    RING_KEYS,
+    {.name = NULL},
+};
+
+static const struct config_key rng_keys[] = {
+    {.name = "max-bytes", .type = KEY_UINT, .default_value = "1048576", .min = 0,
+     .max = UINT32_MAX, .help = "the most random bytes that the guest gets in a period; 0 = no limit"},
+    {.name = "period", .type = KEY_UINT, .default_value = "1000", .min = 1, .max = 3600000,
+     .help = "length of that period, in milliseconds"},
     RING_KEYS,
     {.name = NULL},
 };
@@ -99,9 +97,28 @@ static const struct device_type block_type = {
     .open = block_type_open,
 };
 
+/* Random numbers need no descriptor. */
+static int rng_type_open(struct device_config *config, char *error, size_t error_len)
+{
+    (void)error, (void)error_len;
+    if (device_config_uint(config, "max-bytes") == 0)
+        snprintf(config->backing, sizeof(config->backing), "random numbers, without a limit");
+    else
+        snprintf(config->backing, sizeof(config->backing), "random numbers, at most %s bytes in %s ms",
+                 device_config_string(config, "max-bytes"), device_config_string(config, "period"));
+    return 0;
+}
+
+static const struct device_type rng_type = {
+    .name = "rng",
+    .virtio_id = 4,
+    .keys = rng_keys,
+    .open = rng_type_open,
+};
+
 static const struct device_type end_of_types = {.name = NULL};
 
-const struct device_type *const device_types[] = {&block_type, &end_of_types};
+const struct device_type *const device_types[] = {&block_type, &rng_type, &vsock_type, &end_of_types};
 
 const struct device_type *device_type_by_id(uint16_t virtio_id)
 {

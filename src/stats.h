@@ -13,6 +13,7 @@
 #define STATS_DEVICES_MAX 11u  /* virtio-mmio slots that libxl gives a domain */
 #define STATS_QUEUES_MAX 16u   /* queues with counters of their own; more share the last */
 #define STATS_THREADS_MAX 16u
+#define STATS_OWN_MAX 8u       /* counters of a device that others do not have */
 #define STATS_VERSION 1u
 
 /* Each queue's counters are written by one thread: a cache line pair of its own. */
@@ -34,6 +35,8 @@ struct device_stats {
     _Atomic uint64_t resets, needs_reset, config_changes;
     _Atomic uint32_t n_queues;
     struct queue_stats queues[STATS_QUEUES_MAX];
+    /* Of this type of device: struct device_type (config.h) names them. */
+    _Alignas(128) _Atomic uint64_t own[STATS_OWN_MAX];
 };
 
 struct thread_stats {

@@ -58,6 +58,14 @@ static const char *type_name(const struct served_device *d)
     return type != NULL ? type->name : "?";
 }
 
+/* The name of the type's i-th counter; NULL: it has no more. */
+static const char *own_counter(const struct served_device *d, unsigned i)
+{
+    const struct device_type *type = device_type_by_id(d->node.virtio_id);
+
+    return type != NULL && type->counters != NULL && i < STATS_OWN_MAX ? type->counters[i] : NULL;
+}
+
 static const struct device_stats *stats_of(const struct guest *g, const struct served_device *d)
 {
     if (g->stats == NULL || !d->has_slot || d->state != SERVED_READY)
@@ -137,6 +145,8 @@ static void device_json(FILE *out, const struct guest *g, const struct served_de
                 stat_get(&stats->features), n_queues_of(stats), t.requests, t.kicks, t.batches,
                 t.interrupts, t.read_bytes, t.write_bytes, t.errors, stat_get(&stats->resets),
                 stat_get(&stats->needs_reset), stat_get(&stats->config_changes));
+        for (unsigned i = 0; own_counter(d, i) != NULL; i++)
+            fprintf(out, ",\"%s\":%" PRIu64, own_counter(d, i), stat_get(&stats->own[i]));
     }
     fputc('}', out);
 }
@@ -275,6 +285,11 @@ static void show_device(FILE *out, const struct guest *g, const struct served_de
             PRIu64 "\n",
             stat_get(&stats->resets), stat_get(&stats->needs_reset),
             stat_get(&stats->config_changes));
+    for (unsigned i = 0; own_counter(d, i) != NULL; i++)
+        fprintf(out, "%s%" PRIu64 " %s", i == 0 ? "  counters    " : ", ", stat_get(&stats->own[i]),
+                own_counter(d, i));
+    if (own_counter(d, 0) != NULL)
+        fputc('\n', out);
     for (uint32_t i = 0; i < n_queues_of(stats); i++) {
         const struct queue_stats *q = &stats->queues[i];
 

@@ -230,7 +230,8 @@ static void check_settings(struct check *check, const struct device_type *type, 
         DEVICE_PROBLEM(check, "%s", error);
         return;
     }
-    check_image(check, &config, is_disk);
+    if (type->virtio_id == 2)
+        check_image(check, &config, is_disk);
     print_settings(check, &config, true);
     print_settings(check, &config, false);
     device_config_free(&config);

@@ -249,6 +249,8 @@ static bool drain(struct virtio_queue *q)
         deliver_interrupt(q);
     if (virtqueue_in_flight(q->vq) > 0)
         return false; /* its completion turns the loop, and we are called again */
+    if (q->stopping && q->dev->ops->queue_idle != NULL && !q->dev->ops->queue_idle(q->dev, q->vq))
+        return false; /* likewise */
     if (q->pausing)
         finish_pause(q);
     if (q->stopping) {
@@ -267,7 +269,7 @@ static bool drain(struct virtio_queue *q)
 
 static bool may_look(const struct virtio_queue *q)
 {
-    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled &&
+    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled && !q->held &&
            (status_of(q->dev) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
 }
 
@@ -330,13 +332,12 @@ static void run_start(struct loop_work *work)
         virtio_device_broken(q->dev, "queue set-up changed under us");
     q->running = true;
     q->stalled = false;
+    q->held = false;
     q->is_paused = false;
     q->irq_wanted = false;
     q->completed = q->delivered = 0;
     q->depth = 1;
-    q->may_hold = virtio_has_feature(q->dev, VIRTIO_RING_F_EVENT_IDX) &&
-                  (q->dev->ops->queue_is_posted == NULL ||
-                   !q->dev->ops->queue_is_posted(q->dev, virtqueue_index(q->vq)));
+    q->may_hold = q->dev->ops->requests && virtio_has_feature(q->dev, VIRTIO_RING_F_EVENT_IDX);
     q->poller.hot = true;
     if (q->dev->ops->queue_started != NULL)
         q->dev->ops->queue_started(q->dev, q->vq);
@@ -370,6 +371,17 @@ static void run_resume(struct loop_work *work)
 
     q->is_paused = false;
     q->stalled = false;
+}
+
+void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq)
+{
+    queue_of(dev, vq)->held = true;
+}
+
+/* Called in the loop's thread, so the loop turns and looks at the queue before it sleeps. */
+void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
+{
+    queue_of(dev, vq)->held = false;
 }
 
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq)
@@ -652,7 +664,8 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
         if (ret < 0)
             return ret;
         q->dev = dev;
-        q->loop = env->io_loops[i % env->n_io_loops];
+        /* Devices with one loop are spread by their slots. */
+        q->loop = env->io_loops[(dev->ops->one_loop ? dev->irq : i) % env->n_io_loops];
         q->stats = &dev->stats->queues[MIN(i, STATS_QUEUES_MAX - 1)];
         q->start.run = run_start;
         q->stop.run = run_stop;

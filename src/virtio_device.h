@@ -28,7 +28,13 @@ struct virtio_device_ops {
     const char *name;        /* "blk": names devices, sections of the configuration, counters */
     uint16_t id;             /* VIRTIO chapter 5 */
     size_t request_size;     /* per-request data, embeds struct chain first */
+    /*
+     * All buffers are requests that the driver sends and whose end it waits for; none waits for the
+     * host. Then how many are out tells how busy it is, and interrupts may wait for company.
+     */
+    bool requests;
     const struct feature *features; /* device-specific bits (0..23, 50..63); ends with name NULL */
+    bool one_loop;           /* all queues belong to the same I/O thread: they share state */
 
     /*
      * MMIO thread, once: makes dev->priv; sets dev->offered (device-specific bits), dev->n_queues,
@@ -54,10 +60,11 @@ struct virtio_device_ops {
      */
     void (*queue_drain)(struct virtio_device *dev, struct virtqueue *vq);
     /*
-     * Any thread: the queue's buffers wait for the host (receive buffers), so how many are out says
-     * nothing of what the driver has to do. NULL: no queue's do.
+     * I/O thread: the queue is being stopped and no chain is out. Lets go of what the device has in the
+     * loop for this queue (polls, timers, messages); false: not all of it is back, ask again next turn.
+     * After true nothing of the device may reach the loop on this queue's behalf. May be NULL.
      */
-    bool (*queue_is_posted)(const struct virtio_device *dev, unsigned index);
+    bool (*queue_idle)(struct virtio_device *dev, struct virtqueue *vq);
     /* I/O thread: the queue has stopped, nothing is in flight. May be NULL. */
     void (*queue_stopped)(struct virtio_device *dev, struct virtqueue *vq);
     /* MMIO thread: the driver wrote to writable configuration space, within config_len. NULL: the
@@ -107,7 +114,7 @@ struct virtio_queue {
     /* I/O thread. */
     struct loop_poller poller;
     struct loop_timer recheck_timer;
-    bool running, stopping, pausing, is_paused, stalled;
+    bool running, stopping, pausing, is_paused, stalled, held;
     bool may_hold;           /* interrupts may wait for company: see hold_interrupt */
     bool irq_wanted;
     unsigned completed;      /* since the last interrupt */
@@ -188,6 +195,14 @@ static inline bool virtio_has_feature(const struct virtio_device *dev, unsigned 
 {
     return (dev->features >> bit & 1) != 0;
 }
+/*
+ * I/O thread of the queue: for now the device wants nothing of it (no input for the guest's buffers, no
+ * room for its output). What the driver adds waits in the ring, unseen and without notifications, until
+ * virtio_queue_release; so nothing has to be given back when the queue stops, and a loop with nothing
+ * else to do sleeps. A queue starts released.
+ */
+void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq);
+void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq);
 /* The loop that owns the queue: where the device's backend I/O for it belongs. */
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
 /* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */

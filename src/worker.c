@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -28,6 +29,7 @@
 /* How long an access waits for a device that is still being set up. */
 #define HOLD_BOUND_NS (INT64_C(10) * 1000000000)
 #define RING_ENTRIES 256u
+#define DESCRIPTORS_MAX 65536u
 
 struct io_thread {
     struct worker *worker;
@@ -597,6 +599,8 @@ static int start(struct worker *w, char *error, size_t error_len)
                                  .n_allowed_ops = sizeof(ring_ops)};
     int ret;
 
+    /* Some devices have a descriptor for each connection; each bounds them by its configuration. */
+    (void)setrlimit(RLIMIT_NOFILE, &(struct rlimit){DESCRIPTORS_MAX, DESCRIPTORS_MAX});
     ret = sandbox_prepare();
     if (ret < 0) {
         snprintf(error, error_len, "cannot drop the capability bounding set: %s", strerror(-ret));

@@ -683,6 +683,7 @@ const struct virtio_device_ops virtio_blk_ops = {
     .name = "blk",
     .id = 2,
     .request_size = sizeof(struct blk_request),
+    .requests = true,
     .features = blk_features,
     .create = blk_create,
     .negotiated = blk_negotiated,

@@ -3,6 +3,8 @@
 
 const struct virtio_device_ops *const virtio_device_table[] = {
     &virtio_blk_ops,
+    &virtio_rng_ops,
+    &virtio_vsock_ops,
     NULL,
 };
 

@@ -194,6 +194,7 @@ const struct virtio_device_ops test_device_ops = {
     .name = "test",
     .id = TEST_DEVICE_ID,
     .request_size = sizeof(struct test_request),
+    .requests = true,
     .features = features,
     .create = create,
     .negotiated = negotiated,

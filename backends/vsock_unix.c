@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The host's side of vsock connections: Unix sockets. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "backend.h"
+
+#define BACKLOG 128
+
+static int make_address(const char *path, struct sockaddr_un *address)
+{
+    size_t len = strlen(path);
+
+    memset(address, 0, sizeof(*address));
+    address->sun_family = AF_UNIX;
+    if (len >= sizeof(address->sun_path))
+        return -ENAMETOOLONG;
+    memcpy(address->sun_path, path, len);
+    return 0;
+}
+
+static int make_socket(bool seqpacket)
+{
+    int type = seqpacket ? SOCK_SEQPACKET : SOCK_STREAM;
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    return fd < 0 ? -errno : fd;
+}
+
+int vsock_listen(const char *path, bool seqpacket, char *error, size_t error_len)
+{
+    struct sockaddr_un address;
+    struct stat st;
+    int ret = make_address(path, &address), fd;
+
+    if (ret < 0) {
+        snprintf(error, error_len, "%s: too long for a socket's path; at most %zu bytes", path,
+                 sizeof(address.sun_path) - 1);
+        return ret;
+    }
+    /* A socket that is there is of an earlier worker; anything else is not ours. */
+    if (lstat(path, &st) == 0) {
+        if (!S_ISSOCK(st.st_mode)) {
+            snprintf(error, error_len, "%s: is there and is no socket; remove it", path);
+            return -EEXIST;
+        }
+        (void)unlink(path);
+    }
+    fd = make_socket(seqpacket);
+    if (fd < 0) {
+        ret = fd;
+    } else if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+               chmod(path, 0600) < 0 || listen(fd, BACKLOG) < 0) {
+        ret = -errno;
+        close(fd);
+    }
+    if (ret < 0) {
+        snprintf(error, error_len, "%s: cannot listen there: %s", path, strerror(-ret));
+        return ret;
+    }
+    return fd;
+}
+
+int vsock_connect(const char *path, bool seqpacket)
+{
+    struct sockaddr_un address;
+    int ret = make_address(path, &address), fd;
+
+    if (ret < 0)
+        return ret;
+    fd = make_socket(seqpacket);
+    if (fd < 0)
+        return fd;
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        ret = -errno;
+        close(fd);
+        return ret;
+    }
+    return fd;
+}
+
+int vsock_accept(int listener)
+{
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    return fd < 0 ? -errno : fd;
+}
+
+ssize_t vsock_send(int fd, const struct iovec *iov, size_t n)
+{
+    const struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = n};
+    ssize_t ret;
+
+    do {
+        ret = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (ret < 0 && errno == EINTR);
+    return ret < 0 ? -errno : ret;
+}
+
+static ssize_t receive(int fd, const struct iovec *iov, size_t n, int flags)
+{
+    struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = n};
+    ssize_t ret;
+
+    /* Without room for control data, descriptors that somebody sends are closed by the kernel. */
+    do {
+        ret = recvmsg(fd, &message, flags | MSG_DONTWAIT);
+    } while (ret < 0 && errno == EINTR);
+    return ret < 0 ? -errno : ret;
+}
+
+ssize_t vsock_receive(int fd, const struct iovec *iov, size_t n)
+{
+    return receive(fd, iov, n, 0);
+}
+
+ssize_t vsock_peek(int fd, void *to, size_t len)
+{
+    const struct iovec iov = {.iov_base = to, .iov_len = len};
+
+    return receive(fd, &iov, 1, MSG_PEEK | MSG_TRUNC);
+}
+
+void vsock_shutdown(int fd, bool receive_no_more, bool send_no_more)
+{
+    if (receive_no_more || send_no_more)
+        (void)shutdown(fd, !send_no_more ? SHUT_RD : receive_no_more ? SHUT_RDWR : SHUT_WR);
+}
+
+enum vsock_end vsock_end(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+
+    if (poll(&p, 1, 0) < 0)
+        return VSOCK_STILL_SENDS;
+    if ((p.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0)
+        return VSOCK_GONE;
+    return (p.revents & POLLRDHUP) != 0 ? VSOCK_SENDS_NO_MORE : VSOCK_STILL_SENDS;
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The host side of a vsock device: what the supervisor makes of its configuration. Two listening
+ * sockets for those who call the guest; and one connection for each call of the guest, made when its
+ * worker asks for it.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "log.h"
+
+/* So CIDs from 3 to this one are free for the administrator's own numbering. */
+#define CID_OFFSET 1000u
+
+/* clang-format off */
+
+static const struct config_key vsock_keys[] = {
+    {.name = "cid", .type = KEY_UINT, .default_value = "0", .min = 0, .max = 4294967294,
+     .help = "the guest's address: 3 or more; 0 = 1000 plus the domid"},
+    {.name = "folder", .type = KEY_PATH,
+     .help = "where the sockets are; by default the guest's folder below run-dir"},
+    {.name = "connections", .type = KEY_UINT, .default_value = "1024", .min = 1, .max = 16384,
+     .help = "connections at one time, at most"},
+    {.name = "buffer-size", .type = KEY_UINT, .default_value = "128", .min = 4, .max = 1024,
+     .choices = "4 8 16 32 64 128 256 512 1024",
+     .help = "KiB that wait, for each connection, for a host side that does not read"},
+    {.name = "queue-size", .type = KEY_UINT, .default_value = "256", .min = 8, .max = 1024,
+     .choices = "8 16 32 64 128 256 512 1024", .help = "entries of each queue"},
+    RING_KEYS,
+    {.name = NULL},
+};
+
+/* clang-format on */
+
+static const char *folder_of(const struct device_config *config)
+{
+    const char *folder = device_config_string(config, "folder");
+
+    if (folder != NULL)
+        return folder;
+    return config->guest != NULL && config->guest->run_dir[0] != '\0' ? config->guest->run_dir
+                                                                       : NULL;
+}
+
+/* The guest's CID, written into the configuration that the worker gets. */
+static int settle_cid(struct device_config *config, char *error, size_t error_len)
+{
+    uint64_t cid = device_config_uint(config, "cid");
+    char text[24];
+
+    if (cid == 1 || cid == 2) {
+        snprintf(error, error_len,
+                 "%s: cid = %u is taken by the standard; a guest's is 3 or more, or 0 for 1000 plus "
+                 "the domid",
+                 config->name, (unsigned)cid);
+        return -EINVAL;
+    }
+    if (cid != 0)
+        return 0;
+    snprintf(text, sizeof(text), "%u", CID_OFFSET + (config->guest ? config->guest->domid : 0));
+    for (size_t i = 0; i < config->n_values; i++)
+        if (strcmp(config->values[i].key->name, "cid") == 0) {
+            free(config->values[i].value);
+            config->values[i].value = strdup(text);
+            return config->values[i].value != NULL ? 0 : -ENOMEM;
+        }
+    return 0;
+}
+
+static int vsock_type_open(struct device_config *config, char *error, size_t error_len)
+{
+    const char *folder = folder_of(config);
+    char path[CONFIG_VALUE_MAX + 32];
+    int ret;
+
+    /* Its sockets have fixed names, and Linux drives one such device. */
+    if (strcmp(config->name, "vsock0") != 0) {
+        snprintf(error, error_len,
+                 "%s: a guest has one vsock device; remove the others from virtio=[] in its xl "
+                 "configuration",
+                 config->name);
+        return -EEXIST;
+    }
+    if (folder == NULL) {
+        snprintf(error, error_len,
+                 "%s: the guest has no folder for sockets; say where they go with folder = /path in "
+                 "section [%s]",
+                 config->name, config->name);
+        return -ENOENT;
+    }
+    ret = settle_cid(config, error, error_len);
+    if (ret < 0)
+        return ret;
+    for (size_t i = 0; i < 2; i++) {
+        char why[CONFIG_ERROR_LEN - 64];
+
+        snprintf(path, sizeof(path), "%s/vsock%s", folder, i == 0 ? "" : ".seqpacket");
+        ret = vsock_listen(path, i == 1, why, sizeof(why));
+        if (ret < 0) {
+            snprintf(error, error_len, "%s: %s", config->name, why);
+            device_config_close_fds(config);
+            return ret;
+        }
+        config->fds[i] = ret;
+        config->n_fds = i + 1;
+    }
+    snprintf(config->backing, sizeof(config->backing), "%s/vsock, CID %s", folder,
+             device_config_string(config, "cid"));
+    return 0;
+}
+
+/* "connect PORT" or "connect-seqpacket PORT". */
+static int vsock_type_ask(struct device_config *config, const char *request, int *fds, char *error,
+                          size_t error_len)
+{
+    const char *folder = folder_of(config);
+    char path[CONFIG_VALUE_MAX + 32], word[24], rest;
+    uint32_t port;
+    int ret;
+
+    if (sscanf(request, "%23s %" SCNu32 "%c", word, &port, &rest) != 2 ||
+        (strcmp(word, "connect") != 0 && strcmp(word, "connect-seqpacket") != 0)) {
+        snprintf(error, error_len, "a vsock device does not ask for \"%.40s\"", request);
+        return -EINVAL;
+    }
+    if (folder == NULL)
+        return -ENOENT;
+    snprintf(path, sizeof(path), "%s/vsock_%" PRIu32, folder, port);
+    ret = vsock_connect(path, word[7] != '\0');
+    if (ret < 0) {
+        snprintf(error, error_len, "%s: %s", path, strerror(-ret));
+        return ret;
+    }
+    fds[0] = ret;
+    return 1;
+}
+
+static void vsock_type_close(struct device_config *config)
+{
+    const char *folder = folder_of(config);
+    char path[CONFIG_VALUE_MAX + 32];
+
+    if (folder == NULL)
+        return;
+    snprintf(path, sizeof(path), "%s/vsock", folder);
+    (void)unlink(path);
+    snprintf(path, sizeof(path), "%s/vsock.seqpacket", folder);
+    (void)unlink(path);
+}
+
+static const char *const vsock_counters[] = {
+    "connections", "connected", "host_calls", "guest_calls", "connection_resets", "rejected", NULL,
+};
+
+const struct device_type vsock_type = {
+    .name = "vsock",
+    .virtio_id = 19,
+    .keys = vsock_keys,
+    .counters = vsock_counters,
+    .open = vsock_type_open,
+    .ask = vsock_type_ask,
+    .close = vsock_type_close,
+};
