@@ -544,7 +544,7 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
         if (ret < 0)
             return ret;
         q->dev = dev;
-        q->loop = env->io_loops[i % env->n_io_loops];
+        q->loop = env->io_loops[dev->one_loop ? 0 : i % env->n_io_loops];
         q->stats = &dev->stats->queues[MIN(i, STATS_QUEUES_MAX - 1)];
         q->start.run = run_start;
         q->stop.run = run_stop;
@@ -621,6 +621,8 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     atomic_store_explicit(&stats->n_queues, dev->n_queues, memory_order_relaxed);
     atomic_store_explicit(&stats->offered, dev->offered, memory_order_relaxed);
     publish_status(dev);
+    if (ops->attach != NULL)
+        ops->attach(dev);
     *out = dev;
     return 0;
 fail_device:
@@ -629,6 +631,11 @@ fail_device:
 fail:
     free(dev);
     return ret;
+}
+
+bool virtio_device_detach(struct virtio_device *dev)
+{
+    return dev->ops->detach == NULL || dev->ops->detach(dev);
 }
 
 void virtio_device_destroy(struct virtio_device *dev)
