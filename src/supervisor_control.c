@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "supervisor_console.h"
 #include "supervisor_internal.h"
 
 #define WORDS_MAX 6
@@ -137,6 +138,7 @@ static void device_json(FILE *out, const struct guest *g, const struct served_de
                 stat_get(&stats->features), n_queues_of(stats), t.requests, t.kicks, t.batches,
                 t.interrupts, t.read_bytes, t.write_bytes, t.errors, stat_get(&stats->resets),
                 stat_get(&stats->needs_reset), stat_get(&stats->config_changes));
+        console_json(out, d, stats);
     }
     fputc('}', out);
 }
@@ -275,6 +277,7 @@ static void show_device(FILE *out, const struct guest *g, const struct served_de
             PRIu64 "\n",
             stat_get(&stats->resets), stat_get(&stats->needs_reset),
             stat_get(&stats->config_changes));
+    console_show(out, d, stats);
     for (uint32_t i = 0; i < n_queues_of(stats); i++) {
         const struct queue_stats *q = &stats->queues[i];
 
@@ -417,6 +420,17 @@ static void request_device(struct supervisor *s, struct answer *a, struct client
     }
 }
 
+static void console(struct supervisor *s, struct answer *a, char *const *words, int n)
+{
+    struct guest *g = supervisor_find_guest(s, words[1]);
+
+    if (g == NULL)
+        snprintf(a->error, sizeof(a->error), "no guest \"%s\" is served here: see viodctl list",
+                 words[1]);
+    else
+        console_find(g, n > 2 ? words[2] : NULL, a->out, a->error, sizeof(a->error));
+}
+
 /* ---- clients ---- */
 
 static void hang_up(struct client *client)
@@ -470,6 +484,8 @@ static void execute(struct supervisor *s, struct client *client)
         show(s, &a, words, n);
     else if ((n == 1 || n == 2) && strcmp(words[0], "stats") == 0)
         stats(s, &a, words, n);
+    else if ((n == 2 || n == 3) && strcmp(words[0], "console") == 0)
+        console(s, &a, words, n);
     else if ((n == 3 && strcmp(words[0], "resize") == 0) ||
              (n >= 3 && strcmp(words[0], "link") == 0))
         request_device(s, &a, client, words, n);
