@@ -105,6 +105,7 @@ static void lost(struct char_stream *s, int error)
         stream_fd_close(&s->data);
         break;
     default: /* a pty stays */
+        s->drained = true;
         break;
     }
     set_present(s, false);
@@ -114,16 +115,27 @@ static void look_at_pty(struct char_stream *s)
 {
     struct pollfd poll_fd = {.fd = s->data.fd, .events = POLLOUT};
 
-    if (s->kind == STREAM_PTY && poll(&poll_fd, 1, 0) >= 0)
-        set_present(s, (poll_fd.revents & (POLLHUP | POLLERR | POLLNVAL)) == 0);
+    bool present;
+
+    if (s->kind != STREAM_PTY || poll(&poll_fd, 1, 0) < 0)
+        return;
+    present = (poll_fd.revents & (POLLHUP | POLLERR | POLLNVAL)) == 0;
+    s->drained = s->drained && !present;
+    set_present(s, present);
+}
+
+/* A pty that was closed still has what was written to it before. */
+static bool may_read(const struct char_stream *s)
+{
+    return s->present || (s->kind == STREAM_PTY && !s->drained);
 }
 
 static void data_readable(struct stream_fd *fd)
 {
     struct char_stream *s = container_of(fd, struct char_stream, data);
 
-    look_at_pty(s); /* a hang-up makes it readable, too: while nobody is there it is not watched */
-    if (s->present)
+    /* A hang-up makes a pty readable, too: reading says so, and then it is not watched any more. */
+    if (may_read(s))
         s->readable(s);
     else
         s->want_read = true;
@@ -273,7 +285,7 @@ void stream_want_read(struct char_stream *s)
 {
     if (s->kind == STREAM_FILE || s->kind == STREAM_LOG || s->kind == STREAM_NONE)
         return;
-    if (s->present)
+    if (may_read(s))
         stream_fd_want_read(&s->data);
     else
         s->want_read = true;
@@ -283,7 +295,7 @@ size_t stream_read(struct char_stream *s, void *to, size_t len)
 {
     ssize_t n;
 
-    if (!s->present || !stream_fd_is_open(&s->data) || s->kind == STREAM_FILE ||
+    if (!may_read(s) || !stream_fd_is_open(&s->data) || s->kind == STREAM_FILE ||
         s->kind == STREAM_LOG)
         return 0;
     n = read(s->data.fd, to, len);

@@ -349,6 +349,8 @@ static void test_both_ways(void **state)
 
 static void test_pty(void **state)
 {
+    size_t sent = 0, got = 0;
+    static char text[1000];
     struct test t;
     int fd;
 
@@ -369,6 +371,23 @@ static void test_pty(void **state)
     print(&t, TX, "between\n");
     fd = open_pty(&t, "console");
     expect_output(&t, fd, "before\nbetween\n", false); /* a console: the last screenful again */
+    /* Who writes and goes has written all the same: more than there is room for. */
+    memset(text, 'x', sizeof(text));
+    for (ssize_t n; (n = write(fd, text, sizeof(text))) > 0; wait_a_bit(&t))
+        sent += (size_t)n;
+    close(fd);
+    wait_a_bit(&t);
+    assert_true(sent > 16384);
+    for (int64_t len; got < sent; got += (size_t)len) {
+        post(&t, RX, 4096);
+        len = received(&t, RX);
+        assert_true(len > 0);
+    }
+    assert_int_equal(state_of(&t, TX), GUEST);
+    fd = open_pty(&t, "console");
+    assert_int_equal(write(fd, "back", 4), 4);
+    post(&t, RX, 4096);
+    expect_input(&t, RX, "back");
     close(fd);
     end(&t);
 }
