@@ -35,7 +35,7 @@ guest g1 "cat >/tmp/login.sh <<'END'
 $(cat /tmp/login.sh)
 END
 chmod +x /tmp/login.sh
-(while :; do setsid busybox getty -L -l /tmp/login.sh 0 hvc1 vt100; done) >/dev/null 2>&1 &"
+(while :; do env --default-signal=INT,QUIT setsid busybox getty -L -l /tmp/login.sh 0 hvc1 vt100; done) >/dev/null 2>&1 &"
 terminal_open
 attach g1
 check "viodctl console: the last screenful" shows 'Freeing unused kernel memory|rig: domU is up|login:'
@@ -46,9 +46,12 @@ check "login" shows 'welcome, root'
 check "a shell" shows 'shell> '
 type_keys 'echo $((6 * 7))-and-$HOSTNAME\r'
 check "what is typed is done there" shows '42-and-g1'
-type_keys 'sleep 600\r'
+type_keys 'echo $((1 + 1))-to-sleep; sleep 600\r'
+check "it is busy" shows '2-to-sleep'
+sleep 3
+type_keys '\003'
 sleep 1
-type_keys '\003echo after-$((3 * 3))\r'
+type_keys 'echo after-$((3 * 3))\r'
 check "Ctrl-C is the guest's" shows 'after-9'
 
 stty -F "$terminal" rows 33 cols 101
