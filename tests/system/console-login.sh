@@ -61,10 +61,10 @@ stty -F "$terminal" rows 50 cols 132
 type_keys 'stty size\r'
 check "and another" shows '50 132'
 : >"$screen"
-type_keys 'seq -f %08.0f 20000 | md5sum; seq -f %08.0f 20000\r'
-check "180 KB of output" shows '00020000'
+type_keys 'seq -f %08.0f 2000\r'
+check "18 KB of output" shows 00002000
 tr -d '\r' <"$screen" | grep -aE '^[0-9]{8}$' >/tmp/seen
-check "every line of it, in order" same "$(md5sum </tmp/seen)" "$(seq -f %08.0f 20000 | md5sum)"
+check "every line of it, in order" same "$(md5sum </tmp/seen)" "$(seq -f %08.0f 2000 | md5sum)"
 
 type_keys '\035'
 check "Ctrl-] ends it" wait_for 60 "! running $attached"
