@@ -7,6 +7,7 @@
 #ifndef VIOD_BACKEND_H
 #define VIOD_BACKEND_H
 
+#include <stddef.h>
 #include <sys/uio.h>
 #include "event_loop.h"
 
@@ -119,5 +120,116 @@ enum vsock_end {
     VSOCK_GONE,          /* and receives no more */
 };
 enum vsock_end vsock_end(int fd);
+/* ---- character streams: the host's end of a console's port ---- */
+
+enum stream_kind {
+    STREAM_NONE,    /* only for those who attach */
+    STREAM_PTY,     /* present while somebody has the other end open */
+    STREAM_LISTEN,  /* a Unix socket that waits for one peer after another */
+    STREAM_CONNECT, /* a Unix socket of somebody else; connected again when lost */
+    STREAM_FILE,    /* appended to */
+    STREAM_LOG,     /* appended to, with a limit: a full one is put aside */
+    STREAM_DEVICE,  /* a character device or serial line; opened again when lost */
+    STREAM_KINDS,
+};
+extern const char *const stream_kind_names[STREAM_KINDS];
+
+#define STREAM_FDS_MAX 2u
+
+/* How the supervisor opens one; all strings are borrowed. */
+struct stream_setup {
+    enum stream_kind kind;
+    const char *path;      /* PTY: of the link to it */
+    uint32_t baud;         /* DEVICE, if it is a terminal */
+    bool rtscts;
+    uint32_t old_files;    /* LOG */
+    uint64_t max_size;     /* LOG, bytes */
+};
+
+/*
+ * Supervisor: opens it into fds (PTY: the master, and what tells of opens; all others one); their number, or -errno with a message. CONNECT and DEVICE that are
+ * not there yet: 0, and they may be asked for again. Never blocks on a peer.
+ */
+int stream_open(const struct stream_setup *setup, int fds[STREAM_FDS_MAX], char *error,
+                size_t error_len);
+/* Supervisor: LOG: puts the full file aside and begins a new one. 1 with fds[0], or -errno. */
+int stream_rotate(const struct stream_setup *setup, int fds[STREAM_FDS_MAX], char *error,
+                  size_t error_len);
+/* Supervisor: removes the link or socket that stream_open made. */
+void stream_unlink(const struct stream_setup *setup);
+/* Supervisor: a listening SOCK_SEQPACKET or SOCK_STREAM socket, mode 0600, at path; or -errno. */
+int stream_listen(const char *path, int type, char *error, size_t error_len);
+
+/*
+ * Worker: a descriptor watched in both directions, once for each wish. All in the loop's thread.
+ * Memory is the owner's until `closed`.
+ */
+struct stream_fd {
+    struct event_loop *loop;
+    int fd;                          /* -1: closed */
+    void (*readable)(struct stream_fd *fd);
+    void (*writable)(struct stream_fd *fd); /* or in error: writing says so */
+    void (*closed)(struct stream_fd *fd);   /* may be NULL */
+    struct loop_op in, out;
+    bool in_armed, out_armed, closing;
+};
+void stream_fd_open(struct stream_fd *fd, struct event_loop *loop, int number);
+void stream_fd_want_read(struct stream_fd *fd);
+void stream_fd_want_write(struct stream_fd *fd);
+/* Closes the descriptor; `closed` comes when the loop has let go, possibly from within. */
+void stream_fd_close(struct stream_fd *fd);
+static inline bool stream_fd_is_open(const struct stream_fd *fd)
+{
+    return fd->fd >= 0 && !fd->closing;
+}
+
+/*
+ * Worker: one port's host end. All in the loop's thread. A stream starts without descriptors and asks
+ * for them; whatever goes wrong later is logged once, and it asks, waits or tries again by itself.
+ */
+struct char_stream {
+    /* Set by the owner. */
+    struct event_loop *loop;
+    const char *name;                /* for the log: "console0, port gnss" */
+    enum stream_kind kind;
+    uint64_t max_size;               /* LOG */
+    /* Descriptors are needed: "open" or "rotate"; stream_give answers. */
+    void (*ask)(struct char_stream *stream, const char *what);
+    void (*changed)(struct char_stream *stream);  /* `present` has changed */
+    void (*readable)(struct char_stream *stream); /* data may be there, once after stream_want_read */
+    void (*writable)(struct char_stream *stream); /* there may be room, after a write that was cut */
+    void (*closed)(struct char_stream *stream);   /* after stream_close: the memory is the owner's */
+    /* For the owner to read. */
+    bool present;                    /* a reader is there, as far as one can know */
+    /* The stream's. */
+    struct stream_fd data, watch;    /* watch: a listening socket, or what tells of a pty's opens */
+    struct loop_timer retry;
+    uint64_t size;                   /* LOG, bytes in the file */
+    int64_t retry_ns;
+    int next_fd;                     /* given before the old one was closed; -1: none */
+    bool asked, want_read, complained, closing, rotating;
+    bool drained;                    /* PTY: closed, and all of it was read */
+};
+void stream_start(struct char_stream *stream);
+void stream_give(struct char_stream *stream, int status, const char *why, int *fds, size_t n_fds);
+/* Bytes read; 0: none now; also when it is not present. */
+size_t stream_read(struct char_stream *stream, void *to, size_t len);
+void stream_want_read(struct char_stream *stream);
+/* Bytes taken; less than offered: `writable` or `changed` tells when to go on. */
+size_t stream_write(struct char_stream *stream, const struct iovec *iov, int n_iov);
+/* Lets go of everything. */
+void stream_close(struct char_stream *stream);
+
+/*
+ * What those who attach to a port (viodctl console) and the worker say to each other over a
+ * SOCK_SEQPACKET socket: one packet a message, of which the first byte is the kind.
+ */
+#define ATTACH_DATA_MAX 4096u
+enum attach_kind {
+    ATTACH_OPEN = 'o',  /* to the worker: the port's number, a byte; back: nothing, it is done */
+    ATTACH_ERROR = 'e', /* back: why not, a text; the connection ends */
+    ATTACH_DATA = 'd',  /* both ways */
+    ATTACH_SIZE = 's',  /* to the worker: columns and rows, two bytes each, little-endian */
+};
 
 #endif

@@ -12,7 +12,7 @@
 #include "config_file.h"
 #include "log.h"
 
-#define WHY_LEN 256u
+#define WHY_LEN CONFIG_WHY_LEN
 
 struct guest_file {
     struct config_file file;
@@ -153,7 +153,7 @@ static const char *value_fault(const struct config_key *key, const char *value)
 }
 
 /* 0, or -EINVAL with "what is wrong; what would be right" in `why`. */
-static int value_check(const struct config_key *key, const char *value, char *why, size_t why_len)
+int config_value_check(const struct config_key *key, const char *value, char *why, size_t why_len)
 {
     const char *fault = value_fault(key, value);
     char expected[WHY_LEN];
@@ -182,7 +182,7 @@ static bool same_value(const struct config_key *key, const char *a, const char *
     return !strcmp(a, b);
 }
 
-static const struct config_key *find_key(const struct config_key *keys, const char *name, size_t len)
+const struct config_key *config_find_key(const struct config_key *keys, const char *name, size_t len)
 {
     for (; keys->name; keys++)
         if (strlen(keys->name) == len && !memcmp(keys->name, name, len))
@@ -218,7 +218,7 @@ static void known_keys_text(const struct config_key *keys, const char *word, cha
     }
 }
 
-static int unknown_key(const char *path, const struct file_section *section,
+int config_unknown_key(const char *path, const struct file_section *section,
                        const struct file_entry *entry, const struct config_key *keys, char *error,
                        size_t error_len)
 {
@@ -231,7 +231,7 @@ static int unknown_key(const char *path, const struct file_section *section,
 
 /* ---- a device's values ---- */
 
-static size_t count_keys(const struct config_key *keys)
+size_t config_count_keys(const struct config_key *keys)
 {
     size_t n = 0;
 
@@ -242,7 +242,7 @@ static size_t count_keys(const struct config_key *keys)
 
 static int alloc_values(struct device_config *config, const struct device_type *type)
 {
-    size_t n = count_keys(type->keys);
+    size_t n = config_count_keys(type->keys);
 
     config->values = calloc(n, sizeof(*config->values));
     if (!config->values)
@@ -264,6 +264,7 @@ static void free_values(struct device_config *config)
     free(config->values);
     config->values = NULL;
     config->n_values = 0;
+    config_free_parts(config);
 }
 
 static int apply_preset(struct device_config *config, const struct device_type *type,
@@ -275,9 +276,9 @@ static int apply_preset(struct device_config *config, const struct device_type *
     char why[WHY_LEN];
 
     assert(equals);
-    key = find_key(type->keys, preset, (size_t)(equals - preset));
+    key = config_find_key(type->keys, preset, (size_t)(equals - preset));
     assert(key);
-    if (value_check(key, equals + 1, why, sizeof(why)))
+    if (config_value_check(key, equals + 1, why, sizeof(why)))
         return config_fail(error, error_len, "%s: the domain's xl configuration says %s",
                            config->name, why);
     value = &config->values[key - type->keys];
@@ -292,13 +293,13 @@ static int apply_section(struct device_config *config, const struct device_type 
 {
     for (size_t i = 0; i < section->n_entries; i++) {
         const struct file_entry *entry = &section->entries[i];
-        const struct config_key *key = find_key(type->keys, entry->key, strlen(entry->key));
+        const struct config_key *key = config_find_key(type->keys, entry->key, strlen(entry->key));
         struct config_value *value;
         char why[WHY_LEN];
 
         if (!key)
-            return unknown_key(path, section, entry, type->keys, error, error_len);
-        if (value_check(key, entry->value, why, sizeof(why)))
+            return config_unknown_key(path, section, entry, type->keys, error, error_len);
+        if (config_value_check(key, entry->value, why, sizeof(why)))
             return config_fail(error, error_len, "%s:%d: %s", path, entry->line, why);
         value = &config->values[key - type->keys];
         if (value->value) {
@@ -353,14 +354,17 @@ int device_config_fill(struct device_config *config, const struct device_type *t
         file ? config_file_section(&file->file, config->name) : NULL;
     int ret = alloc_values(config, type);
 
-    for (; !ret && preset && *preset; preset++)
-        ret = apply_preset(config, type, *preset, error, error_len);
+    for (const char *const *p = preset; !ret && p && *p; p++)
+        if (!type->parts_key || !memchr(*p, '.', strcspn(*p, "=")))
+            ret = apply_preset(config, type, *p, error, error_len);
     if (!ret && section)
         ret = apply_section(config, type, file->file.path, section, error, error_len);
     for (size_t i = 0; !ret && i < config->n_values; i++)
         if (config->values[i].key->required && !config->values[i].value)
             ret = missing_key(config, config->values[i].key, file ? &file->file : NULL, section,
                               error, error_len);
+    if (!ret)
+        ret = config_fill_parts(config, type, file ? &file->file : NULL, preset, error, error_len);
     if (ret == -ENOMEM)
         snprintf(error, error_len, "%s: out of memory", config->name);
     if (ret)
@@ -398,21 +402,18 @@ void device_config_free(struct device_config *config)
     device_config_close_fds(config);
 }
 
-const char *device_config_string(const struct device_config *config, const char *key)
+const char *config_values_string(const struct config_value *values, size_t n, const char *key)
 {
-    for (size_t i = 0; i < config->n_values; i++) {
-        const struct config_value *value = &config->values[i];
-
-        if (!strcmp(value->key->name, key))
-            return value->value ? value->value : value->key->default_value;
-    }
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(values[i].key->name, key))
+            return values[i].value ? values[i].value : values[i].key->default_value;
     assert(false && "a key that the device type does not declare");
     return NULL;
 }
 
-bool device_config_bool(const struct device_config *config, const char *key)
+bool config_values_bool(const struct config_value *values, size_t n, const char *key)
 {
-    const char *text = device_config_string(config, key);
+    const char *text = config_values_string(values, n, key);
     bool value = false;
 
     if (text)
@@ -420,14 +421,29 @@ bool device_config_bool(const struct device_config *config, const char *key)
     return value;
 }
 
-uint64_t device_config_uint(const struct device_config *config, const char *key)
+uint64_t config_values_uint(const struct config_value *values, size_t n, const char *key)
 {
-    const char *text = device_config_string(config, key);
+    const char *text = config_values_string(values, n, key);
     uint64_t value = 0;
 
     if (text)
         parse_uint(text, &value);
     return value;
+}
+
+const char *device_config_string(const struct device_config *config, const char *key)
+{
+    return config_values_string(config->values, config->n_values, key);
+}
+
+bool device_config_bool(const struct device_config *config, const char *key)
+{
+    return config_values_bool(config->values, config->n_values, key);
+}
+
+uint64_t device_config_uint(const struct device_config *config, const char *key)
+{
+    return config_values_uint(config->values, config->n_values, key);
 }
 
 /* ---- a guest's file ---- */
@@ -470,7 +486,12 @@ void guest_file_warn_unused(const struct guest_file *file, const char *const *us
         bool found = false;
 
         for (size_t j = 0; j < n_used; j++) {
+            size_t len = strlen(used[j]);
             unsigned distance = config_distance(section->name, used[j]);
+
+            /* A part's: device_config_fill has judged it. */
+            if (!strncmp(section->name, used[j], len) && section->name[len] == '.')
+                distance = 0;
 
             found = found || distance == 0;
             if (distance < best) {
@@ -497,7 +518,7 @@ void guest_file_warn_unused(const struct guest_file *file, const char *const *us
 
 static const char *daemon_value(const struct file_section *section, const char *name)
 {
-    const struct config_key *key = find_key(daemon_keys, name, strlen(name));
+    const struct config_key *key = config_find_key(daemon_keys, name, strlen(name));
 
     assert(key);
     for (size_t i = 0; section && i < section->n_entries; i++)
@@ -529,11 +550,11 @@ static int daemon_file_check(const struct config_file *file, char *error, size_t
         for (size_t j = 0; j < section->n_entries; j++) {
             const struct file_entry *entry = &section->entries[j];
             const struct config_key *key =
-                find_key(daemon_keys, entry->key, strlen(entry->key));
+                config_find_key(daemon_keys, entry->key, strlen(entry->key));
 
             if (!key)
-                return unknown_key(file->path, section, entry, daemon_keys, error, error_len);
-            if (value_check(key, entry->value, why, sizeof(why)))
+                return config_unknown_key(file->path, section, entry, daemon_keys, error, error_len);
+            if (config_value_check(key, entry->value, why, sizeof(why)))
                 return config_fail(error, error_len, "%s:%d: %s", file->path, entry->line, why);
         }
     }

@@ -46,6 +46,13 @@ struct config_value {
     int line;                  /* in its file; 0 = default or from xenstore */
 };
 
+/* Of a device that has parts (a console's ports): one of them, with its own section. */
+#define CONFIG_PART_NAME_MAX 20u
+struct config_part {
+    char name[CONFIG_PART_NAME_MAX + 1];
+    struct config_value *values; /* one for each part key of the type; ends with key NULL */
+};
+
 /* The daemon's own settings: /etc/viod/viod.conf, section [viod]. */
 struct daemon_config {
     char *config_dir;          /* where <domain name>.conf are */
@@ -78,6 +85,8 @@ struct device_config {
     uint32_t n_vcpus;          /* of the guest */
     struct config_value *values; /* one for each key of the type, in the table's order */
     size_t n_values;
+    struct config_part *parts; /* in the order in which the device's section lists them */
+    size_t n_parts;
     /* Opened by the supervisor; the device takes over what it uses (and sets it to -1). */
     int fds[DEVICE_FDS_MAX];
     size_t n_fds;
@@ -96,6 +105,14 @@ struct device_type {
     const struct config_key *keys; /* ends with name NULL */
     /* Names of the type's own counters (stats.h, own) for viodctl, ended by NULL; may be NULL. */
     const char *const *counters;
+    /*
+     * Parts of the device (a console's ports): this key of the device lists their names, and each has
+     * keys of its own in a section [<device>.<part>]. By default there is one, named after the type
+     * ("console0": "console") or, from the second device on, after the device. NULL: no parts.
+     */
+    const char *parts_key;
+    const struct config_key *part_keys;
+    size_t parts_max;
     /* Supervisor: opens host resources into config->fds. 0 or -errno with a message. */
     int (*open)(struct device_config *config, char *error, size_t error_len);
     /*
@@ -128,6 +145,9 @@ extern const struct config_key daemon_keys[]; /* of viod.conf's [viod]; ends wit
 const char *device_config_string(const struct device_config *config, const char *key);
 bool device_config_bool(const struct device_config *config, const char *key);
 uint64_t device_config_uint(const struct device_config *config, const char *key);
+const char *config_part_string(const struct config_part *part, const char *key);
+bool config_part_bool(const struct config_part *part, const char *key);
+uint64_t config_part_uint(const struct config_part *part, const char *key);
 
 /*
  * A guest's file: sections named after devices, each a list of keys with lines. Not checked against
@@ -167,7 +187,8 @@ int daemon_config_load(const char *path, struct daemon_config *config, char *err
                        size_t error_len);
 void daemon_config_free(struct daemon_config *config);
 
-/* For the way from the supervisor to the worker: a text of key=value lines, and back. */
+/* For the way from the supervisor to the worker: a text of key=value lines, and back. Paths of parts
+ * stay behind: a worker could not open them. */
 int device_config_encode(const struct device_config *config, char *out, size_t out_len);
 /* fds are not part of the text. Validated as strictly as a file. */
 int device_config_decode(const char *text, size_t len, struct device_config *config, char *error,

@@ -41,4 +41,24 @@ unsigned config_distance(const char *a, const char *b);
 /* True if somebody who wrote `word` may have meant a word at this distance. */
 bool config_is_near(const char *word, unsigned distance);
 
+
+/* ---- config.c and config_parts.c share ---- */
+
+#define CONFIG_WHY_LEN 256u
+size_t config_count_keys(const struct config_key *keys);
+const struct config_key *config_find_key(const struct config_key *keys, const char *name, size_t len);
+/* 0, or -EINVAL with "what is wrong; what would be right" in `why`. */
+int config_value_check(const struct config_key *key, const char *value, char *why, size_t why_len);
+int config_unknown_key(const char *path, const struct file_section *section,
+                       const struct file_entry *entry, const struct config_key *keys, char *error,
+                       size_t error_len);
+const char *config_values_string(const struct config_value *values, size_t n, const char *key);
+bool config_values_bool(const struct config_value *values, size_t n, const char *key);
+uint64_t config_values_uint(const struct config_value *values, size_t n, const char *key);
+/* Also presets "part.key=value". `file` may be NULL. -ENOMEM without a message. */
+int config_fill_parts(struct device_config *config, const struct device_type *type,
+                      const struct config_file *file, const char *const *preset, char *error,
+                      size_t error_len);
+void config_free_parts(struct device_config *config);
+
 #endif

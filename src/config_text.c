@@ -2,7 +2,8 @@
 /*
  * A device's configuration on its way from the supervisor to a worker: lines of key=value, with
  * \xx (two hexadecimal digits) for a backslash and for control characters. Every field appears
- * exactly once; a device type's own keys appear as "key.<name>", if they were set.
+ * exactly once; a device type's own keys appear as "key.<name>", if they were set, and those of its
+ * parts as "part.<part>.<name>".
  */
 #include <ctype.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 
 #define TEXT_BYTES_MAX (64u * 1024u)
 #define KEY_PREFIX "key."
+#define PART_PREFIX "part." /* "part.<part>.<key>" */
 #define VIRTIO_ID_BLOCK 2u
 
 /* A number in struct device_config. */
@@ -159,6 +161,15 @@ int device_config_encode(const struct device_config *config, char *out, size_t o
     for (size_t i = 0; i < config->n_values; i++)
         if (config->values[i].value)
             put_line(&writer, KEY_PREFIX, config->values[i].key->name, config->values[i].value);
+    for (size_t i = 0; i < config->n_parts; i++) {
+        const struct config_value *values = config->parts[i].values;
+        char prefix[sizeof(PART_PREFIX) + CONFIG_PART_NAME_MAX + 1];
+
+        snprintf(prefix, sizeof(prefix), PART_PREFIX "%s.", config->parts[i].name);
+        for (size_t j = 0; values[j].key; j++)
+            if (values[j].value && values[j].key->type != KEY_PATH)
+                put_line(&writer, prefix, values[j].key->name, values[j].value);
+    }
     out[writer.used] = '\0';
     return writer.full ? -ENOSPC : (int)writer.used;
 }
@@ -212,7 +223,7 @@ struct decoder {
     struct device_config *config;
     uint32_t seen; /* one bit for each of fields[] */
     bool name_seen;
-    const char *presets[64]; /* "key=value", into the text */
+    const char *presets[512]; /* "key=value" and "part.key=value", into the text */
     size_t n_presets;
     int line;
 };
@@ -227,9 +238,14 @@ static int decode_line(struct decoder *decoder, char *line, char *error, size_t 
 
     if (!equals || !unescape(value))
         goto malformed;
-    if (!strncmp(line, KEY_PREFIX, sizeof(KEY_PREFIX) - 1)) {
-        const char *preset = line + sizeof(KEY_PREFIX) - 1;
-        size_t same_len = key_len + 1 - (sizeof(KEY_PREFIX) - 1); /* with the = */
+    if (!strncmp(line, KEY_PREFIX, sizeof(KEY_PREFIX) - 1) ||
+        !strncmp(line, PART_PREFIX, sizeof(PART_PREFIX) - 1)) {
+        const char *preset = strchr(line, '.') + 1;
+        size_t same_len = key_len + 1 - (size_t)(preset - line); /* with the = */
+
+        /* Only the keys of parts have a dot. */
+        if ((memchr(preset, '.', same_len) != NULL) != (line[0] == PART_PREFIX[0]))
+            goto malformed;
 
         for (size_t i = 0; i < decoder->n_presets; i++)
             if (!strncmp(decoder->presets[i], preset, same_len))
@@ -284,6 +300,8 @@ static int decode_finish(struct decoder *decoder, char *error, size_t error_len)
         size_t len = strcspn(decoder->presets[i], "=");
         const struct config_key *key = type->keys;
 
+        if (type->parts_key && memchr(decoder->presets[i], '.', len))
+            continue; /* config_fill_parts looks at it */
         while (key->name && (strlen(key->name) != len || memcmp(key->name, decoder->presets[i], len)))
             key++;
         if (!key->name)

@@ -11,7 +11,7 @@
 
 #define STATS_BANKS_MAX 4u
 #define STATS_DEVICES_MAX 11u  /* virtio-mmio slots that libxl gives a domain */
-#define STATS_QUEUES_MAX 16u   /* queues with counters of their own; more share the last */
+#define STATS_QUEUES_MAX 64u   /* queues with counters of their own; more share the last */
 #define STATS_THREADS_MAX 16u
 #define STATS_OWN_MAX 8u       /* counters of a device that others do not have */
 #define STATS_VERSION 1u
@@ -25,6 +25,8 @@ struct queue_stats {
     _Atomic uint64_t read_bytes, write_bytes; /* device-specific meaning */
     _Atomic uint64_t errors;                 /* requests that failed */
     _Atomic uint64_t polled;                 /* batches found by polling, without a kick */
+    _Atomic uint64_t dropped;                /* bytes that nobody took, and that are lost */
+    _Atomic uint64_t state;                  /* device-specific */
 };
 
 struct device_stats {
@@ -62,6 +64,10 @@ static inline void stat_add(_Atomic uint64_t *counter, uint64_t n)
 {
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
                           memory_order_relaxed);
+}
+static inline void stat_set(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, n, memory_order_relaxed);
 }
 static inline uint64_t stat_get(const _Atomic uint64_t *counter)
 {

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "supervisor_console.h"
 #include "supervisor_internal.h"
 
 #define WORDS_MAX 6
@@ -147,6 +148,7 @@ static void device_json(FILE *out, const struct guest *g, const struct served_de
                 stat_get(&stats->needs_reset), stat_get(&stats->config_changes));
         for (unsigned i = 0; own_counter(d, i) != NULL; i++)
             fprintf(out, ",\"%s\":%" PRIu64, own_counter(d, i), stat_get(&stats->own[i]));
+        console_json(out, d, stats);
     }
     fputc('}', out);
 }
@@ -290,6 +292,7 @@ static void show_device(FILE *out, const struct guest *g, const struct served_de
                 own_counter(d, i));
     if (own_counter(d, 0) != NULL)
         fputc('\n', out);
+    console_show(out, d, stats);
     for (uint32_t i = 0; i < n_queues_of(stats); i++) {
         const struct queue_stats *q = &stats->queues[i];
 
@@ -433,6 +436,17 @@ static void request_device(struct supervisor *s, struct answer *a, struct client
     }
 }
 
+static void console(struct supervisor *s, struct answer *a, char *const *words, int n)
+{
+    struct guest *g = supervisor_find_guest(s, words[1]);
+
+    if (g == NULL)
+        snprintf(a->error, sizeof(a->error), "no guest \"%s\" is served here: see viodctl list",
+                 words[1]);
+    else
+        console_find(g, n > 2 ? words[2] : NULL, a->out, a->error, sizeof(a->error));
+}
+
 /* ---- clients ---- */
 
 static void hang_up(struct client *client)
@@ -486,6 +500,8 @@ static void execute(struct supervisor *s, struct client *client)
         show(s, &a, words, n);
     else if ((n == 1 || n == 2) && strcmp(words[0], "stats") == 0)
         stats(s, &a, words, n);
+    else if ((n == 2 || n == 3) && strcmp(words[0], "console") == 0)
+        console(s, &a, words, n);
     else if ((n == 3 && strcmp(words[0], "resize") == 0) ||
              (n >= 3 && strcmp(words[0], "link") == 0))
         request_device(s, &a, client, words, n);

@@ -213,6 +213,19 @@ static bool link_path(const struct supervisor *s, const struct guest *g, char *p
     return snprintf(path, len, "%s/%s", s->config->run_dir, name) < (int)len;
 }
 
+static void empty_folder(const char *path)
+{
+    struct dirent *entry;
+    DIR *dir = opendir(path);
+
+    if (dir == NULL)
+        return;
+    while ((entry = readdir(dir)) != NULL)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            (void)unlinkat(dirfd(dir), entry->d_name, 0);
+    closedir(dir);
+}
+
 static void make_identity(struct supervisor *s, struct guest *g)
 {
     struct guest_identity *identity = &g->identity;
@@ -229,6 +242,7 @@ static void make_identity(struct supervisor *s, struct guest *g)
     }
     if (mkdir(identity->run_dir, 0755) < 0 && errno != EEXIST)
         log_warning("cannot make %s: %s", identity->run_dir, strerror(errno));
+    empty_folder(identity->run_dir); /* of what a viod that was killed has left there */
     if (!link_path(s, g, link, sizeof(link)))
         return;
     snprintf(target, sizeof(target), "%u", g->domid);
@@ -242,8 +256,6 @@ static void make_identity(struct supervisor *s, struct guest *g)
 static void remove_run_dir(struct supervisor *s, struct guest *g)
 {
     char link[256], target[16], was[16] = "";
-    struct dirent *entry;
-    DIR *dir;
 
     if (g->identity.run_dir[0] == '\0')
         return;
@@ -251,13 +263,7 @@ static void remove_run_dir(struct supervisor *s, struct guest *g)
     if (link_path(s, g, link, sizeof(link)) && readlink(link, was, sizeof(was) - 1) > 0 &&
         strcmp(was, target) == 0)
         (void)unlink(link);
-    dir = opendir(g->identity.run_dir);
-    if (dir == NULL)
-        return;
-    while ((entry = readdir(dir)) != NULL)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            (void)unlinkat(dirfd(dir), entry->d_name, 0);
-    closedir(dir);
+    empty_folder(g->identity.run_dir);
     (void)rmdir(g->identity.run_dir);
 }
 

@@ -16,6 +16,7 @@
 
 #include "config.h"
 #include "viodctl_check.h"
+#include "viodctl_console.h"
 
 #ifndef VIOD_CONFIG_DIR
 #define VIOD_CONFIG_DIR "/etc/viod"
@@ -45,6 +46,7 @@ static const struct command commands[] = {
     {"show", 1, 2, "show DOM [DEVICE]", "all about a guest, or about one device"},
     {"stats", 0, 1, "stats [DOM]", "counters"},
     {"resize", 2, 2, "resize DOM DEVICE", "tell the guest the image's new size"},
+    {"console", 1, 2, "console DOM [PORT]", "attach to a console of a guest; Ctrl-] ends it"},
     {"check", 1, INT32_MAX, "check [--viod-conf-dir DIR] FILE.cfg...",
      "say what the devices of an xl.cfg will be, or what is wrong"},
     {"version", 0, 0, "version", "versions of this program and of the daemon"},
@@ -249,6 +251,26 @@ static int show_version(const struct options *options, char *const *words, int n
     return status;
 }
 
+static int open_console(const struct options *options, char *const *words, int n_words)
+{
+    char *answer = NULL, *tab;
+    size_t len = 0;
+    FILE *out = open_memstream(&answer, &len);
+    int status;
+
+    if (!out)
+        return EXIT_FAILED;
+    status = ask_daemon(options, words, n_words, out);
+    fclose(out);
+    tab = status == EXIT_OK && answer ? strchr(answer, '\t') : NULL;
+    if (tab) {
+        *tab = '\0';
+        status = viodctl_console(answer, (unsigned)strtoul(tab + 1, NULL, 10));
+    }
+    free(answer);
+    return status;
+}
+
 static int run(const struct options *options, char *const *words, int n_words)
 {
     const struct command *command = NULL;
@@ -273,6 +295,9 @@ static int run(const struct options *options, char *const *words, int n_words)
             return usage_error("\"%s\" is not a name", words[i]);
     if (!strcmp(command->name, "version"))
         return show_version(options, words, n_words);
+    if (!strcmp(command->name, "console"))
+        return options->json ? usage_error("%s writes no JSON", command->name)
+                             : open_console(options, words, n_words);
     return ask_daemon(options, words, n_words, stdout);
 }
 

@@ -187,13 +187,13 @@ static void value_text(const struct check *check, const struct config_value *val
 }
 
 /* Those that were set, or those that were not. The path has a line of its own. */
-static void print_settings(const struct check *check, const struct device_config *config, bool set)
+static void print_values(const struct check *check, const struct config_value *values, size_t n,
+                         bool set, const char *title)
 {
-    const char *title = set ? "    set:" : "    default:";
     size_t column = 0;
 
-    for (size_t i = 0; i < config->n_values; i++) {
-        const struct config_value *value = &config->values[i];
+    for (size_t i = 0; i < n; i++) {
+        const struct config_value *value = &values[i];
         char text[CONFIG_VALUE_MAX + 64];
         size_t len;
 
@@ -211,6 +211,47 @@ static void print_settings(const struct check *check, const struct device_config
     }
     if (column)
         fputc('\n', check->out);
+}
+
+static void print_settings(const struct check *check, const struct device_config *config, bool set)
+{
+    print_values(check, config->values, config->n_values, set,
+                 set ? "    set:" : "    default:");
+}
+
+/* A console's ports: each with what was set. */
+static void check_ports(struct check *check, const struct device_config *config)
+{
+    for (size_t i = 0; i < config->n_parts; i++) {
+        const struct config_part *part = &config->parts[i];
+        const char *backend = config_part_string(part, "backend");
+        const char *path = config_part_string(part, "path");
+        bool needs_path = strcmp(backend, "pty") && strcmp(backend, "none") &&
+                          strcmp(backend, "listen");
+        struct image_info look;
+        size_t n = 0;
+
+        fprintf(check->out, "    port %zu: %s, %s", i, part->name, backend);
+        if (path && strcmp(backend, "pty") && strcmp(backend, "none"))
+            fprintf(check->out, " %s", path);
+        else if (needs_path || !strcmp(backend, "none"))
+            ;
+        else
+            fprintf(check->out, " /run/viod/%s/%s", check->xl.name ? check->xl.name : "DOMAIN",
+                    part->name);
+        fputc('\n', check->out);
+        while (part->values[n].key)
+            n++;
+        print_values(check, part->values, n, true, "      set:");
+        if (needs_path && !path)
+            DEVICE_PROBLEM(check, "port %s has no path; write path = /absolute/path into section "
+                           "[%s.%s]", part->name, config->name, part->name);
+        else if (!strcmp(backend, "device") && check->options->look(path, &look) != 0)
+            DEVICE_PROBLEM(check, "there is no %s now; the port works as soon as it is there", path);
+        else if (!strcmp(backend, "device") && !S_ISCHR(look.mode))
+            DEVICE_PROBLEM(check, "%s is a %s; it must be a character device", path,
+                           mode_title(look.mode));
+    }
 }
 
 static void check_settings(struct check *check, const struct device_type *type, const char *name,
@@ -232,6 +273,7 @@ static void check_settings(struct check *check, const struct device_type *type, 
     }
     if (type->virtio_id == 2)
         check_image(check, &config, is_disk);
+    check_ports(check, &config);
     print_settings(check, &config, true);
     print_settings(check, &config, false);
     device_config_free(&config);

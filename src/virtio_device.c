@@ -744,6 +744,8 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     atomic_store_explicit(&stats->n_queues, dev->n_queues, memory_order_relaxed);
     atomic_store_explicit(&stats->offered, dev->offered, memory_order_relaxed);
     publish_status(dev);
+    if (ops->attach != NULL)
+        ops->attach(dev);
     *out = dev;
     return 0;
 fail_device:
@@ -752,6 +754,11 @@ fail_device:
 fail:
     free(dev);
     return ret;
+}
+
+bool virtio_device_detach(struct virtio_device *dev)
+{
+    return dev->ops->detach == NULL || dev->ops->detach(dev);
 }
 
 void virtio_device_destroy(struct virtio_device *dev)

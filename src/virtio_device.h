@@ -80,6 +80,16 @@ struct virtio_device_ops {
      */
     void (*answered)(struct virtio_device *dev, uint32_t id, int status, const char *text, int *fds,
                      size_t n_fds);
+    /*
+     * MMIO thread: the device is complete, and may begin what goes on without a driver: descriptors that
+     * it watches, asking the host side. May be NULL.
+     */
+    void (*attach)(struct virtio_device *dev);
+    /*
+     * MMIO thread, after attach; all queues are stopped: lets go of loops and descriptors. True: of
+     * all. False: called again when the loop has turned. May be NULL.
+     */
+    bool (*detach)(struct virtio_device *dev);
     /* MMIO thread: all queues are stopped. Frees dev->priv. */
     void (*destroy)(struct virtio_device *dev);
 };
@@ -184,7 +194,12 @@ struct virtio_environment {
 int virtio_device_create(const struct virtio_device_ops *ops, const struct virtio_environment *env,
                          const struct device_config *config, struct device_stats *stats,
                          struct virtio_device **out, char *error, size_t error_len);
-/* All queues must be stopped: virtio_device_reset first. */
+/*
+ * MMIO thread: all queues are stopped (virtio_device_reset). True: virtio_device_destroy may follow.
+ * False: ask again when the loop has turned.
+ */
+bool virtio_device_detach(struct virtio_device *dev);
+/* All queues must be stopped and the device detached, unless it never left virtio_device_create. */
 void virtio_device_destroy(struct virtio_device *dev);
 
 /* For devices. */

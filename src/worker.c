@@ -372,7 +372,7 @@ static void finish_removals(struct worker *w)
         struct slot *slot = &w->slots[i];
 
         if (!slot->removing || slot->dev->resetting || slot->dev->stops_pending > 0 ||
-            w->pausing)
+            w->pausing || !virtio_device_detach(slot->dev))
             continue;
         virtio_mmio_destroy(slot->mmio);
         virtio_device_destroy(slot->dev);

@@ -11,6 +11,7 @@ extern const struct virtio_device_ops *const virtio_device_table[];
 const struct virtio_device_ops *virtio_device_ops_by_id(uint16_t virtio_id);
 
 extern const struct virtio_device_ops virtio_blk_ops;
+extern const struct virtio_device_ops virtio_console_ops;
 extern const struct virtio_device_ops virtio_rng_ops;
 extern const struct virtio_device_ops virtio_vsock_ops;
 

@@ -24,7 +24,7 @@ src/backend.h                  types|event_loop|iov
 src/message.[ch]               types|log|message
 src/sandbox.[ch]               types|log|sandbox|hypervisor_ioctls
 src/hypervisor_ioctls.h        types
-src/config*                    types|log|config|config_file|backend
+src/config*                    types|log|config|config_file|config_types|backend
 backends/*                     types|log|stats|iov|event_loop|backend|[a-z_0-9]+_internal
 xen/*                          types|log|hypervisor|hypervisor_ioctls|[a-z_0-9]*internal|xen|xenstore|xl_config|grants|ioreq|foreign_memory
 '

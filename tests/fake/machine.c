@@ -248,6 +248,8 @@ void machine_destroy(struct machine *m)
 {
     if (m->dev != NULL) {
         machine_write32(m, VIRTIO_MMIO_STATUS, 0);
+        while (!virtio_device_detach(m->dev))
+            machine_turn(m);
         virtio_mmio_destroy(m->mmio);
     }
     if (m->io_threaded) {

@@ -174,6 +174,7 @@ static inline void fuzz_run(struct fuzz *f, const struct virtio_device_ops *ops,
     log_set_level(LOG_LEVEL_ERROR);
     f->m = machine_create(&machine);
     f->m->dev->ask = f->ask;
+    machine_settle(f->m);
     f->buffer = guest_alloc(&f->m->heap[0], FUZZ_BUFFER, GUEST_PAGE_SIZE);
     f->page = guest_alloc(&f->m->heap[0], GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
     driver_start(&f->driver, f->m, driver_offered(f->m) & ~(F_PACKED | F_IN_ORDER | F_EVENT_IDX | F_NOTIFICATION_DATA),

@@ -43,7 +43,11 @@ start=$SECONDS before=$(bytes rng1)
 guest_job g1 'timeout 13 dd if=/dev/hwrng of=/dev/null bs=64 status=none; :'
 sleep 1
 pid=$(worker g1)
-cpu() { awk '{ print $14 + $15 }' "/proc/$pid/stat"; }
+cpu() {
+    local fields
+    read -ra fields <<<"$(sed 's/.*) //' "/proc/$pid/stat")"
+    echo $((fields[11] + fields[12]))
+}
 cpu_before=$(cpu)
 sleep 9
 cpu_used=$(($(cpu) - cpu_before))

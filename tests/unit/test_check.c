@@ -34,6 +34,8 @@ static int pretend(const char *path, struct image_info *image)
         image->mode = S_IFBLK | 0600;
         image->size = UINT64_C(20) << 30;
     }
+    if (!strncmp(path, "/dev/tty", 8))
+        image->mode = S_IFCHR | 0600;
     if (strstr(path, "missing"))
         return -ENOENT;
     if (strstr(path, "unreadable"))

@@ -624,9 +624,12 @@ static bool is_key(const char *name, size_t len)
         if (strlen(key->name) == len && !memcmp(key->name, name, len))
             return true;
     for (size_t i = 0; device_types[i]->name; i++)
-        for (const struct config_key *key = device_types[i]->keys; key->name; key++)
-            if (strlen(key->name) == len && !memcmp(key->name, name, len))
-                return true;
+        for (unsigned part = 0; part < 2; part++)
+            for (const struct config_key *key = part ? device_types[i]->part_keys
+                                                     : device_types[i]->keys;
+                 key && key->name; key++)
+                if (strlen(key->name) == len && !memcmp(key->name, name, len))
+                    return true;
     return false;
 }
 
@@ -648,7 +651,12 @@ static void test_man_page(void **state)
             fail_msg("viod.conf(5) does not describe %s", key->name);
     }
     for (size_t i = 0; device_types[i]->name; i++) {
-        for (const struct config_key *key = device_types[i]->keys; key->name; key++) {
+        const struct config_key *keys[] = {device_types[i]->keys, device_types[i]->part_keys};
+
+        for (const struct config_key *key = keys[0]; key && key->name;
+             key = !key[1].name && keys[1] ? keys[1] : key + 1) {
+            if (key == keys[1])
+                keys[1] = NULL;
             snprintf(item, sizeof(item), "\n.It Ic %s No = ", key->name);
             if (!strstr(text, item))
                 fail_msg("viod.conf(5) does not describe %s", key->name);

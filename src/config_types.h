@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* For config_types.c and the files of single device types. */
+#ifndef VIOD_CONFIG_TYPES_H
+#define VIOD_CONFIG_TYPES_H
+
+#include "config.h"
+
+/* clang-format off */
+
+/* Every virtio device has rings; these decide what is offered to the driver. */
+#define RING_KEYS                                                                                  \
+    {.name = "packed", .type = KEY_BOOL, .default_value = "no",                                    \
+     .help = "offer packed rings"},                                                                \
+    {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes",                                \
+     .help = "offer the ring option that saves notifications"},                                    \
+    {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
+     .help = "offer indirect descriptors"},                                                        \
+    {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
+     .help = "offer to use buffers in the order in which they were made available"}
+
+/* clang-format on */
+
+extern const struct device_type console_type; /* config_console.c */
+
+#endif

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "viodctl_console.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "backend.h"
+
+#define ESCAPE 0x1d /* Ctrl-], as in xl console */
+
+/* All of them but SIGWINCH, SIGTSTP and SIGCONT end the program, and give the terminal back first. */
+static const int caught[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGALRM, SIGUSR1, SIGUSR2,
+                             SIGWINCH, SIGTSTP, SIGCONT};
+
+struct session {
+    int socket, signals, out;
+    bool is_terminal;        /* standard input is */
+    bool raw;
+    struct termios before;
+    bool input_open;
+    char waiting[ATTACH_DATA_MAX]; /* typed, and not taken by the other side yet */
+    size_t n_waiting;
+    char shown[1 + ATTACH_DATA_MAX]; /* a packet of the guest, and which part of it is not shown yet */
+    size_t shown_from, n_shown;
+};
+
+static void set_raw(struct session *s)
+{
+    struct termios termios = s->before;
+
+    if (!s->is_terminal)
+        return;
+    cfmakeraw(&termios);
+    if (tcsetattr(STDIN_FILENO, TCSANOW, &termios) == 0)
+        s->raw = true;
+}
+
+static void give_terminal_back(struct session *s)
+{
+    if (s->raw)
+        tcsetattr(STDIN_FILENO, TCSANOW, &s->before);
+    s->raw = false;
+}
+
+static int send_packet(struct session *s, char kind, const void *data, size_t len, int flags)
+{
+    struct iovec iov[2] = {{&kind, 1}, {(void *)(uintptr_t)data, len}};
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+
+    return sendmsg(s->socket, &message, MSG_NOSIGNAL | flags) < 0 ? -errno : 0;
+}
+
+static void send_size(struct session *s)
+{
+    struct winsize size;
+    uint16_t wire[2];
+
+    if (!s->is_terminal || ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0 ||
+        size.ws_row == 0)
+        return;
+    wire[0] = htole16(size.ws_col);
+    wire[1] = htole16(size.ws_row);
+    (void)send_packet(s, ATTACH_SIZE, wire, sizeof(wire), 0);
+}
+
+static int attach(struct session *s, const char *path, unsigned port)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    uint8_t number = (uint8_t)port;
+
+    if (strlen(path) >= sizeof(address.sun_path)) {
+        fprintf(stderr, "viodctl: %s: too long for a socket\n", path);
+        return -1;
+    }
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    s->socket = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (s->socket < 0 || connect(s->socket, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+        send_packet(s, ATTACH_OPEN, &number, 1, 0) < 0) {
+        fprintf(stderr, "viodctl: cannot attach at %s: %s\n", path, strerror(errno));
+        return -1;
+    }
+    return 0;
+}
+
+/*
+ * A terminal that stands still (its reader does) must not keep us from signals. It is opened anew for
+ * that: the descriptor that we were given is shared with the shell.
+ */
+static int open_output(void)
+{
+    int fd = isatty(STDOUT_FILENO)
+                 ? open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+                 : -1;
+
+    return fd >= 0 ? fd : STDOUT_FILENO;
+}
+
+/* False: standard output is gone. */
+static bool show(struct session *s)
+{
+    ssize_t n = write(s->out, s->shown + s->shown_from, s->n_shown - s->shown_from);
+
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR;
+    s->shown_from += (size_t)n;
+    if (s->shown_from == s->n_shown)
+        s->n_shown = 0;
+    return true;
+}
+
+/* -1: go on; otherwise the exit status. */
+static int from_guest(struct session *s)
+{
+    char *packet = s->shown;
+    ssize_t n = recv(s->socket, packet, sizeof(s->shown), 0);
+
+    if (n < 0 && errno == EINTR)
+        return -1;
+    if (n <= 0) {
+        give_terminal_back(s);
+        fprintf(stderr, "\nviodctl: the console is gone: the guest has ended\n");
+        return 1;
+    }
+    if (packet[0] == ATTACH_DATA && n > 1) {
+        s->shown_from = 1;
+        s->n_shown = (size_t)n;
+        return show(s) ? -1 : 1;
+    }
+    if (packet[0] == ATTACH_ERROR) {
+        give_terminal_back(s);
+        fprintf(stderr, "viodctl: %.*s\n", (int)n - 1, packet + 1);
+        return 1;
+    }
+    return -1;
+}
+
+static void send_waiting(struct session *s)
+{
+    if (s->n_waiting > 0 &&
+        send_packet(s, ATTACH_DATA, s->waiting, s->n_waiting, MSG_DONTWAIT) != -EAGAIN)
+        s->n_waiting = 0;
+}
+
+/* -1: go on; otherwise the exit status. */
+static int from_user(struct session *s)
+{
+    ssize_t n = read(STDIN_FILENO, s->waiting, sizeof(s->waiting));
+    char *escape;
+
+    if (n < 0 && (errno == EINTR || errno == EAGAIN))
+        return -1;
+    if (n <= 0) {
+        s->input_open = false; /* of a terminal: it hung up */
+        return s->is_terminal ? 1 : -1;
+    }
+    s->n_waiting = (size_t)n;
+    escape = s->is_terminal ? memchr(s->waiting, ESCAPE, s->n_waiting) : NULL;
+    if (escape != NULL)
+        s->n_waiting = (size_t)(escape - s->waiting);
+    send_waiting(s);
+    return escape != NULL ? 0 : -1;
+}
+
+/* -1: go on; otherwise the signal that ends us. */
+static int from_system(struct session *s)
+{
+    struct signalfd_siginfo info;
+
+    if (read(s->signals, &info, sizeof(info)) != sizeof(info))
+        return -1;
+    switch (info.ssi_signo) {
+    case SIGWINCH:
+        send_size(s);
+        return -1;
+    case SIGTSTP:
+        give_terminal_back(s);
+        (void)raise(SIGSTOP);
+        set_raw(s);
+        send_size(s);
+        return -1;
+    case SIGCONT:
+        set_raw(s);
+        send_size(s);
+        return -1;
+    default:
+        return (int)info.ssi_signo;
+    }
+}
+
+static void die_of(int number)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    signal(number, SIG_DFL);
+    (void)raise(number);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static int talk(struct session *s)
+{
+    for (;;) {
+        /* What was typed waits for the guest, and the keyboard for what was typed; what the guest
+         * says waits for the screen. */
+        bool reading = s->n_shown == 0, writing = s->n_waiting > 0;
+        struct pollfd fds[4] = {
+            {.fd = reading || writing ? s->socket : -1,
+             .events = (short)((reading ? POLLIN : 0) | (writing ? POLLOUT : 0))},
+            {.fd = s->signals, .events = POLLIN},
+            {.fd = s->input_open && !writing ? STDIN_FILENO : -1, .events = POLLIN},
+            {.fd = reading ? -1 : s->out, .events = POLLOUT},
+        };
+        int ret;
+
+        if (poll(fds, 4, -1) < 0)
+            continue;
+        if (fds[1].revents != 0) {
+            ret = from_system(s);
+            if (ret >= 0) {
+                give_terminal_back(s);
+                die_of(ret);
+                return 1;
+            }
+        }
+        if ((fds[0].revents & POLLOUT) != 0)
+            send_waiting(s);
+        if (fds[3].revents != 0 && !show(s))
+            return 1;
+        if (reading && (fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0) {
+            ret = from_guest(s);
+            if (ret >= 0)
+                return ret;
+        }
+        if (fds[2].revents != 0) {
+            ret = from_user(s);
+            if (ret >= 0)
+                return ret;
+        }
+    }
+}
+
+int viodctl_console(const char *path, unsigned port)
+{
+    struct session s = {.socket = -1, .input_open = true};
+    sigset_t set;
+    int ret = 1;
+
+    if (attach(&s, path, port) < 0)
+        return 1;
+    s.is_terminal = tcgetattr(STDIN_FILENO, &s.before) == 0;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(caught) / sizeof(caught[0]); i++)
+        sigaddset(&set, caught[i]);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    s.signals = signalfd(-1, &set, SFD_CLOEXEC);
+    s.out = open_output();
+    if (s.signals >= 0) {
+        if (s.is_terminal)
+            fputs("viodctl: attached; Ctrl-] ends it\n", stderr);
+        set_raw(&s);
+        send_size(&s);
+        ret = talk(&s);
+        give_terminal_back(&s);
+        if (s.is_terminal && ret == 0)
+            fputs("\n", stderr);
+    }
+    close(s.socket);
+    return ret;
+}
