@@ -97,4 +97,40 @@ void block_submit(struct block_channel *channel, struct block_request *request);
 /* The size now, in bytes (a grown or shrunk image), or -errno. MMIO thread. */
 int64_t block_size(struct block_backend *block);
 
+/* ---- network ---- */
+
+#define NET_PAIRS_MAX 8u /* queues of a TAP */
+
+/* What a frame may lack when it is handed over, because who gets it can add it. */
+enum net_offload {
+    NET_OFFLOAD_CSUM = 1, /* a checksum; the others need it */
+    NET_OFFLOAD_TSO4 = 2, /* segmentation ... */
+    NET_OFFLOAD_TSO6 = 4,
+    NET_OFFLOAD_ECN = 8,
+    NET_OFFLOAD_USO = 16,
+};
+
+struct net_tap_config {
+    const char *name;      /* of the interface */
+    const char *bridge;    /* that it becomes a port of; NULL: none */
+    uint32_t mtu;          /* 0: the bridge's, or 1500 */
+    unsigned queues;       /* 1 to NET_PAIRS_MAX */
+};
+
+/*
+ * Supervisor: makes the TAP, or takes the one of that name, and brings it up. Each queue is a descriptor
+ * that reads and writes one frame a call behind a virtio-net header of 12 bytes, and never blocks. The
+ * interface goes when its last descriptor is closed, unless an administrator made it to stay. Returns 0
+ * and the MTU, or -errno with a message.
+ */
+int net_tap_open(const struct net_tap_config *config, int *fds, uint32_t *mtu, char *error,
+                 size_t error_len);
+
+/* Worker: which offloads the host can be told to use towards the guest. Leaves none on. */
+unsigned net_tap_offloads(int fd);
+/* Worker: these are on from now on. 0 or -errno. */
+int net_tap_set_offloads(int fd, unsigned offloads);
+/* Worker: the host spreads frames over the queues that are in use. 0 or -errno. */
+int net_tap_use_queue(int fd, bool use);
+
 #endif

@@ -32,17 +32,6 @@ const struct config_key daemon_keys[] = {
     {.name = NULL},
 };
 
-/* Every virtio device has rings; these decide what is offered to the driver. */
-#define RING_KEYS                                                                                  \
-    {.name = "packed", .type = KEY_BOOL, .default_value = "no",                                    \
-     .help = "offer packed rings"},                                                                \
-    {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes",                                \
-     .help = "offer the ring option that saves notifications"},                                    \
-    {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
-     .help = "offer indirect descriptors"},                                                        \
-    {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
-     .help = "offer to use buffers in the order in which they were made available"}
-
 static const struct config_key block_keys[] = {
     {.name = "path", .type = KEY_PATH, .required = true,
      .help = "the image: a file or a block device"},
@@ -129,7 +118,7 @@ static const struct device_type rng_type = {
 
 static const struct device_type end_of_types = {.name = NULL};
 
-const struct device_type *const device_types[] = {&block_type, &rng_type, &end_of_types};
+const struct device_type *const device_types[] = {&net_type, &block_type, &rng_type, &end_of_types};
 
 const struct device_type *device_type_by_id(uint16_t virtio_id)
 {

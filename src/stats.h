@@ -10,7 +10,7 @@
 #include "types.h"
 
 #define STATS_DEVICES_MAX 11u  /* virtio-mmio slots that libxl gives a domain */
-#define STATS_QUEUES_MAX 16u   /* queues with counters of their own; more share the last */
+#define STATS_QUEUES_MAX 17u   /* queues with counters of their own; more share the last */
 #define STATS_THREADS_MAX 16u
 #define STATS_VERSION 1u
 
@@ -23,6 +23,7 @@ struct queue_stats {
     _Atomic uint64_t read_bytes, write_bytes; /* device-specific meaning */
     _Atomic uint64_t errors;                 /* requests that failed */
     _Atomic uint64_t polled;                 /* batches found by polling, without a kick */
+    _Atomic uint64_t packets, drops;         /* frames that went through, frames that did not */
 };
 
 struct device_stats {

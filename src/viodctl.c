@@ -45,6 +45,7 @@ static const struct command commands[] = {
     {"show", 1, 2, "show DOM [DEVICE]", "all about a guest, or about one device"},
     {"stats", 0, 1, "stats [DOM]", "counters"},
     {"resize", 2, 2, "resize DOM DEVICE", "tell the guest the image's new size"},
+    {"link", 3, 3, "link DOM DEVICE up|down", "plug a network device's cable in or out"},
     {"check", 1, INT32_MAX, "check [--viod-conf-dir DIR] FILE.cfg...",
      "say what the devices of an xl.cfg will be, or what is wrong"},
     {"version", 0, 0, "version", "versions of this program and of the daemon"},

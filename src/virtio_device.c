@@ -158,10 +158,15 @@ static bool drain(struct virtio_queue *q)
     return true;
 }
 
+static bool is_active(const struct virtio_queue *q)
+{
+    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled &&
+           (status_of(q->dev) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
+}
+
 static bool may_look(const struct virtio_queue *q)
 {
-    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled && !q->held &&
-           (status_of(q->dev) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
+    return is_active(q) && !q->held;
 }
 
 static bool queue_poll(struct loop_poller *poller)
@@ -263,6 +268,11 @@ void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq)
 void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
 {
     queue_of(dev, vq)->held = false;
+}
+
+bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq)
+{
+    return is_active(queue_of(dev, vq));
 }
 
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq)

@@ -12,5 +12,6 @@ const struct virtio_device_ops *virtio_device_ops_by_id(uint16_t virtio_id);
 
 extern const struct virtio_device_ops virtio_blk_ops;
 extern const struct virtio_device_ops virtio_rng_ops;
+extern const struct virtio_device_ops virtio_net_ops;
 
 #endif

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Network devices: their keys, and the host side, which is a TAP interface. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config.h"
+
+#define NAME_MAX_LEN 15u /* IFNAMSIZ, less the end */
+
+/* clang-format off */
+
+static const struct config_key net_keys[] = {
+    {.name = "bridge", .type = KEY_STRING, .max = NAME_MAX_LEN,
+     .help = "the bridge that the interface becomes a port of"},
+    {.name = "tap", .type = KEY_STRING, .max = NAME_MAX_LEN,
+     .help = "name of the interface; viod<domid>.<number> if there is none"},
+    {.name = "mac", .type = KEY_STRING, .max = 17,
+     .help = "the guest's address, 00:16:3e:xx:xx:xx; derived from its UUID if there is none"},
+    {.name = "mtu", .type = KEY_UINT, .default_value = "0", .min = 0, .max = 65535,
+     .help = "largest packet; 0 = the bridge's, or 1500"},
+    {.name = "queues", .type = KEY_UINT, .default_value = "0", .min = 0, .max = NET_PAIRS_MAX,
+     .help = "pairs of queues; 0 = one for each vCPU, at most 8"},
+    {.name = "queue-size", .type = KEY_UINT, .default_value = "256", .min = 16, .max = 1024,
+     .choices = "16 32 64 128 256 512 1024", .help = "entries of each queue"},
+    {.name = "link", .type = KEY_CHOICE, .default_value = "up", .choices = "up down",
+     .help = "whether the cable is plugged in at first; see viodctl link"},
+    RING_KEYS,
+    {.name = NULL},
+};
+
+/* clang-format on */
+
+static bool is_interface_name(const char *name)
+{
+    if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return false;
+    for (; *name != '\0'; name++)
+        if (*name == '/' || *name == ':' || *name == '%' || (unsigned char)*name <= ' ' ||
+            (unsigned char)*name >= 0x7f)
+            return false;
+    return true;
+}
+
+static bool is_mac(const char *text)
+{
+    unsigned byte[6];
+    int end = -1;
+
+    return strlen(text) == 17 && strspn(text, "0123456789abcdefABCDEF:") == 17 &&
+           sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &byte[0], &byte[1], &byte[2], &byte[3],
+                  &byte[4], &byte[5], &end) == 6 &&
+           end == 17 && (byte[0] & 1) == 0 &&
+           (byte[0] | byte[1] | byte[2] | byte[3] | byte[4] | byte[5]) != 0;
+}
+
+/* The number at the end of "net0". */
+static unsigned device_number(const struct device_config *config)
+{
+    const char *digits = config->name + strcspn(config->name, "0123456789");
+
+    return (unsigned)strtoul(digits, NULL, 10) % 100;
+}
+
+/* FNV-1a: the same guest has the same address each time it is created. */
+static void derive_mac(const struct device_config *config, char *out, size_t len)
+{
+    const char *seed = config->guest->uuid[0] != '\0' ? config->guest->uuid : config->guest->name;
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+    for (; *seed != '\0'; seed++)
+        hash = (hash ^ (unsigned char)*seed) * UINT64_C(0x100000001b3);
+    hash = (hash ^ device_number(config)) * UINT64_C(0x100000001b3);
+    hash ^= hash >> 24 ^ hash >> 48;
+    snprintf(out, len, "00:16:3e:%02x:%02x:%02x", (unsigned)(hash >> 16 & 0xff),
+             (unsigned)(hash >> 8 & 0xff), (unsigned)(hash & 0xff));
+}
+
+/* What was left to us is decided now, once, and goes to the worker like all else. */
+static int decide(struct device_config *config, const char *key, const char *value)
+{
+    for (size_t i = 0; i < config->n_values; i++)
+        if (strcmp(config->values[i].key->name, key) == 0) {
+            free(config->values[i].value);
+            config->values[i].value = strdup(value);
+            return config->values[i].value != NULL ? 0 : -ENOMEM;
+        }
+    return -EINVAL;
+}
+
+static void tap_name(const struct device_config *config, char *name, size_t len)
+{
+    const char *wanted = device_config_string(config, "tap");
+
+    if (wanted != NULL && wanted[0] != '\0')
+        snprintf(name, len, "%s", wanted);
+    else
+        snprintf(name, len, "viod%u.%u", config->guest->domid % 100000, device_number(config));
+}
+
+static int open_tap(struct device_config *config, unsigned queues, int *fds, uint32_t *mtu,
+                    char *error, size_t error_len)
+{
+    char name[NAME_MAX_LEN + 1];
+    const char *bridge = device_config_string(config, "bridge");
+    const struct net_tap_config tap = {.name = name,
+                                       .bridge = bridge != NULL && bridge[0] ? bridge : NULL,
+                                       .mtu = (uint32_t)device_config_uint(config, "mtu"),
+                                       .queues = queues};
+
+    tap_name(config, name, sizeof(name));
+    return net_tap_open(&tap, fds, mtu, error, error_len);
+}
+
+static int check_keys(const struct device_config *config, char *error, size_t error_len)
+{
+    static const char *const interfaces[] = {"tap", "bridge"};
+    const char *mac = device_config_string(config, "mac");
+    uint64_t mtu = device_config_uint(config, "mtu");
+
+    for (size_t i = 0; i < ARRAY_SIZE(interfaces); i++) {
+        const char *name = device_config_string(config, interfaces[i]);
+
+        if (name != NULL && !is_interface_name(name)) {
+            snprintf(error, error_len, "%s: %s = %s: that cannot be the name of an interface",
+                     config->name, interfaces[i], name);
+            return -EINVAL;
+        }
+    }
+    if (mac != NULL && !is_mac(mac)) {
+        snprintf(error, error_len,
+                 "%s: mac = %s: an address is six bytes like 00:16:3e:12:34:56, and the first one "
+                 "is even",
+                 config->name, mac);
+        return -EINVAL;
+    }
+    if (mtu != 0 && mtu < 68) {
+        snprintf(error, error_len, "%s: mtu = %u: the smallest possible is 68, 0 means automatic",
+                 config->name, (unsigned)mtu);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int net_open(struct device_config *config, char *error, size_t error_len)
+{
+    const char *bridge = device_config_string(config, "bridge");
+    uint64_t queues = device_config_uint(config, "queues");
+    char text[NAME_MAX_LEN + 8];
+    uint32_t mtu;
+    int ret;
+
+    ret = check_keys(config, error, error_len);
+    if (ret < 0)
+        return ret;
+    /* How many vCPUs the guest has is the worker's to find out: it closes what it does not need. */
+    if (queues == 0)
+        queues = NET_PAIRS_MAX;
+    ret = open_tap(config, (unsigned)queues, config->fds, &mtu, error, error_len);
+    if (ret < 0)
+        return ret;
+    config->n_fds = queues;
+    tap_name(config, text, sizeof(text));
+    snprintf(config->backing, sizeof(config->backing), "%s%s%s", text,
+             bridge != NULL && bridge[0] ? " on " : "", bridge != NULL ? bridge : "");
+    snprintf(text, sizeof(text), "%u", mtu);
+    ret = decide(config, "mtu", text);
+    if (ret == 0 && device_config_string(config, "mac") == NULL) {
+        derive_mac(config, text, sizeof(text));
+        ret = decide(config, "mac", text);
+    }
+    if (ret < 0)
+        snprintf(error, error_len, "%s: out of memory", config->name);
+    return ret;
+}
+
+/* "tap QUEUES": the interface is gone; a new one like it. */
+static int net_ask(struct device_config *config, const char *request, int *fds, char *error,
+                   size_t error_len)
+{
+    unsigned queues;
+    uint32_t mtu;
+    int ret, end = -1;
+
+    if (sscanf(request, "tap %1u%n", &queues, &end) != 1 || request[end] != '\0' || queues == 0 ||
+        queues > NET_PAIRS_MAX) {
+        snprintf(error, error_len, "a network device may ask for \"tap QUEUES\" only");
+        return -EINVAL;
+    }
+    ret = open_tap(config, queues, fds, &mtu, error, error_len);
+    return ret < 0 ? ret : (int)queues;
+}
+
+const struct device_type net_type = {
+    .name = "net",
+    .virtio_id = 1,
+    .keys = net_keys,
+    .open = net_open,
+    .ask = net_ask,
+};
