@@ -208,7 +208,7 @@ static bool link_path(const struct supervisor *s, const struct guest *g, char *p
     const char *name = g->name;
 
     if (name[0] == '\0' || name[0] == '.' || name[0] == '?' || strchr(name, '/') != NULL ||
-        strspn(name, "0123456789") == strlen(name) || strcmp(name, EMPTY_ROOT + 1) == 0)
+        strspn(name, "0123456789") == strlen(name) || strcmp(name, &EMPTY_ROOT[1]) == 0)
         return false;
     return snprintf(path, len, "%s/%s", s->config->run_dir, name) < (int)len;
 }

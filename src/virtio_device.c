@@ -183,7 +183,8 @@ static bool queue_poll(struct loop_poller *poller)
      * for all of it. A lone request finds nothing more to take and is published at once.
      */
     progress = virtqueue_unpublished(q->vq) >= HOLD_MAX && flush(q);
-    if (may_look(q) && virtqueue_has_work(q->vq)) {
+    /* Broken: a pop of the device's own found it (virtio_queue_active); it is reported here. */
+    if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
         n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
         if (n > 0)
             return true;
