@@ -22,3 +22,17 @@ net_guest='nic() { local d; for d in /sys/class/net/*; do
 # nguest GUEST SCRIPT: as guest, with the above.
 nguest() { guest "$1" "$net_guest$2"; }
 nguest_job() { guest_job "$1" "$net_guest$2"; }
+# number GUEST FILTER: jq's FILTER on what viod knows of its net0.
+number() { viodctl --json show "$1" net0 | jq -r ".devices[0]$2"; }
+# iperf GUEST OPTIONS…: runs iperf3 from the guest to dom0 (10.0.0.1); prints its JSON.
+iperf() {
+    local name=$1
+    shift
+    nguest "$name" "iperf3 -J -c 10.0.0.1 $*"
+}
+# at_least N JSON FILTER: the number that jq finds is at least N.
+at_least() {
+    local found
+    found=$(jq -r "$3 | floor" <<<"$2") || { head -c 600 <<<"$2"; return 1; }
+    [[ $found -ge $1 ]] || { echo "$3 is $found"; jq -c '.error // empty' <<<"$2"; return 1; }
+}
