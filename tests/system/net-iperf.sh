@@ -72,6 +72,12 @@ check "TCP over one queue" at_least 100000 "$(iperf g1 -t 1 -P 4 -R)" "$received
 check "the others rest" same "$(number g1 '.queue_packets[2]')" "$before"
 check "ethtool -L: four queues" nguest g1 'ethtool -L $(nic) combined 4'
 check "TCP over four" at_least 100000 "$(iperf g1 -t 1 -P 4)" "$received"
+sleep 5
+# Without frames nobody wakes up, but for the guest's own timers (neighbour discovery and the like).
+before=$(show g1 .sleeps) frames=$(($(number g1 .rx.packets) + $(number g1 .tx.packets)))
+sleep 5
+frames=$(($(number g1 .rx.packets) + $(number g1 .tx.packets) - frames)) sleeps=$(($(show g1 .sleeps) - before))
+check "in 5 s without traffic the worker woke $sleeps times for $frames frames" test "$sleeps" -le $((10 * frames + 5))
 check "nothing broke" no_errors
 viodctl show g1 net0 | sed 's/^/        /'
 finish
