@@ -501,14 +501,16 @@ static void buffers_without_notifications(void **state)
 static void pause_keeps_buffers(void **state)
 {
     static const char *const formats[] = {"packed=no", "packed=yes"};
+    static const char *const orders[] = {"in-order=no", "in-order=yes"};
     static uint8_t frame[9000];
 
     (void)state;
-    for (unsigned f = 0; f < 2; f++) {
+    for (unsigned f = 0; f < 4; f++) {
         struct test t;
         gpa_t page;
 
-        start(&t, &(struct set_up){.presets = {formats[f]}});
+        /* A small ring, so that its end comes by often. */
+        start(&t, &(struct set_up){.presets = {formats[f % 2], orders[f / 2]}, .size = 8});
         page = guest_alloc(&t.m->heap[0], GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
         make_frame(frame, OWN_MAC, sizeof(frame), 1);
         post_many(&t, 0, 4, 2048);
@@ -638,6 +640,15 @@ static void test_row_09_any_layout(void **state)
 
         for (uint32_t i = 0; i < n; i++)
             out[i] = (struct segment){{t.out.addr + i}, i + 1 < n ? 1 : HEADER + 1514 - i};
+        send_segments(&t, 1, out, n);
+        assert_host_gets(0, frame, 1514);
+    }
+    for (unsigned n = 7; n < 60; n += 7) { /* the header with data behind it, in long lists */
+        struct segment out[64];
+
+        for (uint32_t i = 0; i < n; i++)
+            out[i] = (struct segment){{t.out.addr + (i == 0 ? 0 : 19 + i)},
+                                      i == 0 ? 20 : i + 1 < n ? 1 : HEADER + 1514 - 19 - i};
         send_segments(&t, 1, out, n);
         assert_host_gets(0, frame, 1514);
     }
@@ -1012,6 +1023,12 @@ static void test_row_22_command_sizes(void **state)
         assert_int_equal(command(&t, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET, table, 8),
                          VIRTIO_NET_ERR);
     }
+    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) { /* the second table only */
+        uint32_t tables[2] = {0, htole32(counts[i])};
+
+        assert_int_equal(command(&t, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET, tables, 8),
+                         VIRTIO_NET_ERR);
+    }
     for (unsigned class = 0; class < 256; class += class < 7 ? 1 : 31)
         for (unsigned cmd = 0; cmd < 256; cmd += cmd < 7 ? 1 : 31)
             for (unsigned len = 0; len < 10; len++) {
@@ -1363,10 +1380,11 @@ static void breaks_under_traffic(void **state)
     (void)state;
     start(&t, NULL);
     make_frame(frame, OWN_MAC, sizeof(frame), 0);
-    post_many(&t, 0, 1, 2048);
+    post_many(&t, 0, 2, 2048); /* one more: the device wants none now and looks at no ring */
     host_sends(&t, 0, frame, sizeof(frame));
     assert_gets(&t, 0, frame, sizeof(frame));
     ram_store16(avail_idx(&t.driver.rings[0]), 5000); /* without a word */
+    host_sends(&t, 0, frame, sizeof(frame)); /* is lost with the ring */
     host_sends(&t, 0, frame, sizeof(frame));
     assert_int_equal(machine_read32(t.m, VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET,
                      VIRTIO_CONFIG_S_NEEDS_RESET);
