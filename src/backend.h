@@ -133,4 +133,17 @@ int net_tap_set_offloads(int fd, unsigned offloads);
 /* Worker: the host spreads frames over the queues that are in use. 0 or -errno. */
 int net_tap_use_queue(int fd, bool use);
 
+/*
+ * Supervisor: connects to passt's socket. fds: one that behaves like a TAP's queue, and two for the relay
+ * behind it. 0, or -errno with a message.
+ */
+int net_passt_open(const char *path, int fds[3], char *error, size_t error_len);
+/*
+ * Worker: the relay, in the loop's thread; takes over both descriptors. When passt is gone, the end of
+ * the one that behaves like a TAP says so.
+ */
+struct net_passt;
+int net_passt_create(struct event_loop *loop, int frames, int stream, struct net_passt **out);
+void net_passt_destroy(struct net_passt *relay);
+
 #endif

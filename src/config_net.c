@@ -12,6 +12,9 @@
 /* clang-format off */
 
 static const struct config_key net_keys[] = {
+    {.name = "backend", .type = KEY_CHOICE, .default_value = "tap", .choices = "tap passt",
+     .help = "a TAP interface, or passt, which needs no rights and no bridge"},
+    {.name = "socket", .type = KEY_PATH, .help = "where passt listens"},
     {.name = "bridge", .type = KEY_STRING, .max = NAME_MAX_LEN,
      .help = "the bridge that the interface becomes a port of"},
     {.name = "tap", .type = KEY_STRING, .max = NAME_MAX_LEN,
@@ -113,6 +116,36 @@ static int open_tap(struct device_config *config, unsigned queues, int *fds, uin
     return net_tap_open(&tap, fds, mtu, error, error_len);
 }
 
+static bool is_passt(const struct device_config *config)
+{
+    return strcmp(device_config_string(config, "backend"), "passt") == 0;
+}
+
+/* Either fits the other keys, or nothing is opened. */
+static int check_backend(const struct device_config *config, char *error, size_t error_len)
+{
+    bool passt = is_passt(config);
+    static const char *const only_tap[] = {"bridge", "tap"};
+
+    if (passt != (device_config_string(config, "socket") != NULL)) {
+        snprintf(error, error_len, "%s: backend = passt and socket = /path belong together",
+                 config->name);
+        return -EINVAL;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(only_tap); i++)
+        if (passt && device_config_string(config, only_tap[i]) != NULL) {
+            snprintf(error, error_len, "%s: %s = is for backend = tap only", config->name,
+                     only_tap[i]);
+            return -EINVAL;
+        }
+    if (passt && device_config_uint(config, "queues") > 1) {
+        snprintf(error, error_len, "%s: passt has one pair of queues; leave queues = out",
+                 config->name);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 static int check_keys(const struct device_config *config, char *error, size_t error_len)
 {
     static const char *const interfaces[] = {"tap", "bridge"};
@@ -140,30 +173,16 @@ static int check_keys(const struct device_config *config, char *error, size_t er
                  config->name, (unsigned)mtu);
         return -EINVAL;
     }
-    return 0;
+    return check_backend(config, error, error_len);
 }
 
-static int net_open(struct device_config *config, char *error, size_t error_len)
+/* What is left to decide: the same for all backends. */
+static int decide_addresses(struct device_config *config, uint32_t mtu, char *error,
+                            size_t error_len)
 {
-    const char *bridge = device_config_string(config, "bridge");
-    uint64_t queues = device_config_uint(config, "queues");
-    char text[NAME_MAX_LEN + 8];
-    uint32_t mtu;
+    char text[24];
     int ret;
 
-    ret = check_keys(config, error, error_len);
-    if (ret < 0)
-        return ret;
-    /* How many vCPUs the guest has is the worker's to find out: it closes what it does not need. */
-    if (queues == 0)
-        queues = NET_PAIRS_MAX;
-    ret = open_tap(config, (unsigned)queues, config->fds, &mtu, error, error_len);
-    if (ret < 0)
-        return ret;
-    config->n_fds = queues;
-    tap_name(config, text, sizeof(text));
-    snprintf(config->backing, sizeof(config->backing), "%s%s%s", text,
-             bridge != NULL && bridge[0] ? " on " : "", bridge != NULL ? bridge : "");
     snprintf(text, sizeof(text), "%u", mtu);
     ret = decide(config, "mtu", text);
     if (ret == 0 && device_config_string(config, "mac") == NULL) {
@@ -175,7 +194,46 @@ static int net_open(struct device_config *config, char *error, size_t error_len)
     return ret;
 }
 
-/* "tap QUEUES": the interface is gone; a new one like it. */
+static int open_passt(struct device_config *config, char *error, size_t error_len)
+{
+    const char *path = device_config_string(config, "socket");
+    uint32_t mtu = (uint32_t)device_config_uint(config, "mtu");
+    int ret = net_passt_open(path, config->fds, error, error_len);
+
+    if (ret < 0)
+        return ret;
+    config->n_fds = 3;
+    snprintf(config->backing, sizeof(config->backing), "passt at %s", path);
+    return decide_addresses(config, mtu != 0 ? mtu : 1500, error, error_len);
+}
+
+static int net_open(struct device_config *config, char *error, size_t error_len)
+{
+    const char *bridge = device_config_string(config, "bridge");
+    uint64_t queues = device_config_uint(config, "queues");
+    char text[NAME_MAX_LEN + 1];
+    uint32_t mtu;
+    int ret;
+
+    ret = check_keys(config, error, error_len);
+    if (ret < 0)
+        return ret;
+    if (is_passt(config))
+        return open_passt(config, error, error_len);
+    /* How many vCPUs the guest has is the worker's to find out: it closes what it does not need. */
+    if (queues == 0)
+        queues = NET_PAIRS_MAX;
+    ret = open_tap(config, (unsigned)queues, config->fds, &mtu, error, error_len);
+    if (ret < 0)
+        return ret;
+    config->n_fds = queues;
+    tap_name(config, text, sizeof(text));
+    snprintf(config->backing, sizeof(config->backing), "%s%s%s", text,
+             bridge != NULL && bridge[0] ? " on " : "", bridge != NULL ? bridge : "");
+    return decide_addresses(config, mtu, error, error_len);
+}
+
+/* "tap QUEUES": the interface, or the connection to passt, is gone; a new one like it. */
 static int net_ask(struct device_config *config, const char *request, int *fds, char *error,
                    size_t error_len)
 {
@@ -187,6 +245,10 @@ static int net_ask(struct device_config *config, const char *request, int *fds, 
         queues > NET_PAIRS_MAX) {
         snprintf(error, error_len, "a network device may ask for \"tap QUEUES\" only");
         return -EINVAL;
+    }
+    if (is_passt(config)) {
+        ret = net_passt_open(device_config_string(config, "socket"), fds, error, error_len);
+        return ret < 0 ? ret : 3;
     }
     ret = open_tap(config, queues, fds, &mtu, error, error_len);
     return ret < 0 ? ret : (int)queues;

@@ -160,10 +160,10 @@ static bool is_gone(const struct net *net)
     return atomic_load_explicit((atomic_bool *)(uintptr_t)&net->lost, memory_order_relaxed);
 }
 
-/* With the lock held. */
+/* With the lock held. passt has nothing to set. */
 static int apply_offloads(struct net *net)
 {
-    int ret = net_tap_set_offloads(net->fds[0], net->offloads);
+    int ret = net->is_passt ? 0 : net_tap_set_offloads(net->fds[0], net->offloads);
 
     if (ret < 0 && !is_gone(net))
         log_host("%s: cannot set the interface's offloads: %s", net->dev->name, strerror(-ret));
@@ -174,7 +174,7 @@ static int apply_pairs(struct net *net)
 {
     int ret = 0;
 
-    for (unsigned i = 0; i < net->max_pairs && ret == 0; i++)
+    for (unsigned i = 0; i < net->max_pairs && ret == 0 && !net->is_passt; i++)
         ret = net_tap_use_queue(net->fds[i], i < net->pairs);
     if (ret < 0 && !is_gone(net))
         log_host("%s: cannot set the interface's queues: %s", net->dev->name, strerror(-ret));
@@ -274,6 +274,19 @@ static void run_lose(struct loop_work *work)
     ask_for_tap(net);
 }
 
+/* passt's descriptors are one for the device and two for the relay, which takes them over. */
+static int start_relay(struct net *net, int *fds, size_t n_fds)
+{
+    int ret;
+
+    if (n_fds < 3)
+        return -EBADF;
+    ret = net_passt_create(net->dev->mmio_loop, fds[1], fds[2], &net->relay);
+    if (ret == 0)
+        fds[1] = fds[2] = -1;
+    return ret;
+}
+
 static void net_answered(struct virtio_device *dev, uint32_t id, int status, const char *text,
                          int *fds, size_t n_fds)
 {
@@ -284,6 +297,11 @@ static void net_answered(struct virtio_device *dev, uint32_t id, int status, con
     for (unsigned i = 0; i < net->max_pairs && status == 0; i++)
         if (i >= n_fds || dup3(fds[i], net->fds[i], O_CLOEXEC) < 0)
             status = -EBADF;
+    if (status == 0 && net->is_passt) {
+        net_passt_destroy(net->relay);
+        net->relay = NULL;
+        status = start_relay(net, fds, n_fds);
+    }
     if (status < 0) {
         if (!net->complained)
             log_warning("%s: no new interface: %s; it is tried again each second", dev->name, text);
@@ -429,6 +447,9 @@ static int net_configure(struct net *net, const struct device_config *config, ch
         net->own_mac = net->own_mac << 8 | (byte[i] & 0xff);
     if (queues == 0)
         queues = MAX(config->n_vcpus, 1u);
+    net->is_passt = strcmp(device_config_string(config, "backend"), "passt") == 0;
+    if (net->is_passt)
+        queues = 1;
     net->max_pairs = (unsigned)MIN(queues, MIN(config->n_fds, (size_t)NET_PAIRS_MAX));
     net->mtu = (uint16_t)device_config_uint(config, "mtu");
     if (net->mtu == 0)
@@ -484,7 +505,8 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
         goto fail;
     for (unsigned i = 0; i < net->max_pairs; i++)
         net->fds[i] = config->fds[i];
-    if (!make_queues(net)) {
+    if (!make_queues(net) ||
+        (net->is_passt && start_relay(net, (int *)(uintptr_t)config->fds, config->n_fds) < 0)) {
         snprintf(error, error_len, "%s: out of memory", config->name);
         ret = -ENOMEM;
         for (unsigned i = 0; i < NET_PAIRS_MAX; i++)
@@ -495,7 +517,8 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
      * nobody reads would swallow frames. */
     for (unsigned i = 0; i < net->max_pairs; i++)
         ((struct device_config *)config)->fds[i] = -1;
-    net->host_offloads = net_tap_offloads(net->fds[0]);
+    if (!net->is_passt)
+        net->host_offloads = net_tap_offloads(net->fds[0]);
     dev->priv = net;
     dev->offered = offered_features(net);
     fill_config(net);
@@ -511,6 +534,7 @@ static void net_destroy(struct virtio_device *dev)
     struct net *net = dev->priv;
 
     loop_cancel_timer(dev->mmio_loop, &net->retry);
+    net_passt_destroy(net->relay);
     free_net(net);
     dev->priv = NULL;
 }

@@ -112,6 +112,8 @@ struct net {
     uint16_t mtu;
     uint64_t own_mac;           /* as configured */
     int fds[NET_PAIRS_MAX];     /* the TAP's queues; the numbers stay when the TAP does not */
+    bool is_passt;              /* and no TAP: a relay is behind fds[0] */
+    struct net_passt *relay;    /* MMIO thread */
     unsigned host_offloads;     /* what the TAP can be told to use */
     struct net_filter filter;
     struct net_rx rx[NET_PAIRS_MAX];

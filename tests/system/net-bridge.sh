@@ -79,10 +79,10 @@ check_not "viodctl link sideways" viodctl link g2 net0 sideways
 check_not "viodctl link of a disk" viodctl link g2 xvda down
 
 # --- a large file, from guest to guest ---------------------------------------------------
-nguest_job g2 "nc -l -p 5000 </dev/null | md5sum"
+nguest_job g2 "socat -u TCP-LISTEN:5000 STDOUT | md5sum"
 listener=$job
 wait_for 60 'nguest g2 "ss -ltn | grep -q :5000"'
-sum=$(nguest g1 "openssl enc -aes-128-ctr -nosalt -pass pass:x -in /dev/zero 2>/dev/null | head -c ${MIB}M | tee >(md5sum >/tmp/sum) | nc -q 1 $a2 5000; sleep 1; cat /tmp/sum")
+sum=$(nguest g1 "head -c ${MIB}M /dev/urandom | tee >(md5sum >/tmp/sum) | socat -u STDIN TCP:$a2:5000; sleep 1; cat /tmp/sum")
 check "$MIB MiB from guest to guest arrive as they were" same "$(domu_wait "$listener")" "$sum"
 echo "        $sum"
 
@@ -94,10 +94,10 @@ tcp_sum=$(head -c 2M /dev/urandom | tee /tmp/file | md5sum)
 before=$(errors)
 ethtool -K xenbr0 tx off >/dev/null 2>&1
 tc qdisc add dev "$tap" root netem corrupt 5% || echo "        no netem"
-nguest_job g1 "nc -l -p 5001 </dev/null | md5sum"
+nguest_job g1 "socat -u TCP-LISTEN:5001 STDOUT | md5sum"
 listener=$job
 wait_for 60 'nguest g1 "ss -ltn | grep -q :5001"'
-timeout 300 nc -q 1 "$a1" 5001 </tmp/file
+timeout 300 socat -u STDIN "TCP:$a1:5001" </tmp/file
 check "2 MiB over a line that corrupts packets arrive as they were" same "$(domu_wait "$listener")" "$tcp_sum"
 check "segments with a wrong checksum were dropped" test "$(errors)" -gt "$before"
 tc qdisc del dev "$tap" root

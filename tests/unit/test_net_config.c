@@ -160,6 +160,8 @@ static void wrong_values(void **state)
         {"queues=9", "8"},
         {"queue-size=100", "128"},
         {"link=sideways", "up"},
+        {"backend=passt", "belong together"},
+        {"socket=/tmp/s", "belong together"},
     };
 
     (void)state;
@@ -171,6 +173,16 @@ static void wrong_values(void **state)
         if (o.result >= 0 || strstr(o.error, cases[i].says) == NULL)
             fail_msg("%s: %d, %s", cases[i].preset, o.result, o.error);
         assert_int_equal(host.calls, 0);
+        close_it(&o);
+    }
+    static const char *const not_for_passt[] = {"bridge=xenbr0", "tap=x", "queues=2"};
+    for (size_t i = 0; i < 3; i++) {
+        const char *const presets[] = {"backend=passt", "socket=/nowhere", not_for_passt[i], NULL};
+        struct opened o;
+
+        open_it(&o, &guest, "net0", presets);
+        if (o.result != -EINVAL)
+            fail_msg("%s: %d, %s", not_for_passt[i], o.result, o.error);
         close_it(&o);
     }
     host.result = -ENODEV;
