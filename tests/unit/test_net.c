@@ -509,12 +509,12 @@ static void pause_keeps_buffers(void **state)
         struct test t;
         gpa_t page;
 
-        /* A small ring, so that its end comes by often. */
-        start(&t, &(struct set_up){.presets = {formats[f % 2], orders[f / 2]}, .size = 8});
+        /* A small ring, so that its end comes by often; small buffers, so that several are held. */
+        start(&t, &(struct set_up){.presets = {formats[f % 2], orders[f / 2]}, .size = 16});
         page = guest_alloc(&t.m->heap[0], GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
         make_frame(frame, OWN_MAC, sizeof(frame), 1);
-        post_many(&t, 0, 4, 2048);
-        for (unsigned i = 0; i < 40; i++) {
+        post_many(&t, 0, 11, 600);
+        for (unsigned i = 0; i < 60; i++) {
             unsigned drops = t.m->drops;
 
             if (i % 2 == 0)
@@ -526,9 +526,12 @@ static void pause_keeps_buffers(void **state)
             assert_int_equal(virtqueue_in_flight(t.m->dev->queues[0].vq) > 4, 0);
             host_sends(&t, 0, frame, 1000);
             assert_gets(&t, 0, frame, 1000);
-            if (t.next + 2048 > 131072)
-                t.next = 0;
-            post_many(&t, 0, 1, 2048);
+            post_many(&t, 0, i % 5 == 0 ? 1 : 2, 600);
+            if (i % 5 == 0) {
+                host_sends(&t, 0, frame, 500); /* one buffer: the positions shift */
+                assert_gets(&t, 0, frame, 500);
+                post_many(&t, 0, 2, 600);
+            }
         }
         /* A frame that waits for more buffers is lost, and nothing else is. */
         host_sends(&t, 0, frame, 9000);
