@@ -201,7 +201,7 @@ int net_set_guest_offloads(struct net *net, uint64_t features)
                            FEATURE(VIRTIO_NET_F_GUEST_USO4) | FEATURE(VIRTIO_NET_F_GUEST_USO6);
     int ret;
 
-    if ((features & ~(known & net->dev->features)) != 0) /* 5.1.6.5.6.2 */
+    if ((features & ~(known & net->dev->features)) != 0) /* 5.1.6.5.8.1 */
         return -EINVAL;
     pthread_mutex_lock(&net->lock);
     net->offloads = net_guest_offloads(features);
@@ -326,10 +326,12 @@ static void run_changed(struct loop_work *work)
 {
     struct net *net = container_of(work, struct net, changed);
 
-    set_mac(net, atomic_load(&net->changed_mac));
-    if (atomic_exchange(&net->announced, false))
+    set_mac(net, net->changed_mac);
+    if (net->announced)
         net->announce = false;
+    net->announced = false;
     update_link(net, false); /* it knows what it said */
+    loop_post(net->control_loop, &net->settled);
 }
 
 static int net_device_control(struct virtio_device *dev, const char *request, char *reply,
@@ -361,7 +363,7 @@ static void net_negotiated(struct virtio_device *dev, uint64_t features)
     struct net *net = dev->priv;
 
     net_filter_reset(net, features);
-    set_tap(net, 1, net_guest_offloads(features)); /* one pair until the driver says more: 5.1.6.5.5 */
+    set_tap(net, 1, net_guest_offloads(features)); /* one pair until the driver says more: 5.1.6.5.6 */
 }
 
 static void net_reset(struct virtio_device *dev)
@@ -370,8 +372,8 @@ static void net_reset(struct virtio_device *dev)
 
     net_filter_reset(net, 0);
     set_tap(net, 1, 0);
-    atomic_store(&net->changed_mac, net->own_mac);
-    atomic_store(&net->announced, false);
+    net->changed_mac = net->own_mac;
+    net->announced = false;
     set_mac(net, net->own_mac);
     net->announce = false;
     update_link(net, false);
@@ -499,6 +501,7 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
     net->dev = dev;
     net->lose.run = run_lose;
     net->changed.run = run_changed;
+    net->settled.run = net_control_settled;
     net->retry.expired = retry;
     ret = net_configure(net, config, error, error_len);
     if (ret < 0)

@@ -157,9 +157,8 @@ static bool set_macs(struct net *net, struct chain *chain, uint8_t command)
         (mac_load(mac) & MULTICAST_BIT) != 0)
         return false;
     atomic_store_explicit(&filter->mac, mac_load(mac), memory_order_relaxed);
-    /* Configuration space is the MMIO thread's. */
-    atomic_store(&net->changed_mac, mac_load(mac));
-    loop_post(net->dev->mmio_loop, &net->changed);
+    net->changed_mac = mac_load(mac);
+    net->settling = chain;
     return true;
 }
 
@@ -180,13 +179,13 @@ static bool set_vlan(struct net *net, struct chain *chain, uint8_t command)
     return true;
 }
 
-static bool announce_ack(struct net *net, uint8_t command)
+static bool announce_ack(struct net *net, struct chain *chain, uint8_t command)
 {
     if (command != VIRTIO_NET_CTRL_ANNOUNCE_ACK ||
         !virtio_has_feature(net->dev, VIRTIO_NET_F_GUEST_ANNOUNCE))
         return false;
-    atomic_store(&net->announced, true);
-    loop_post(net->dev->mmio_loop, &net->changed);
+    net->announced = true;
+    net->settling = chain;
     return true;
 }
 
@@ -224,7 +223,7 @@ static bool command(struct net *net, struct chain *chain)
     case VIRTIO_NET_CTRL_VLAN:
         return set_vlan(net, chain, header.cmd);
     case VIRTIO_NET_CTRL_ANNOUNCE:
-        return announce_ack(net, header.cmd);
+        return announce_ack(net, chain, header.cmd);
     case VIRTIO_NET_CTRL_MQ:
         return set_pairs(net, chain, header.cmd);
     case VIRTIO_NET_CTRL_GUEST_OFFLOADS:
@@ -234,14 +233,37 @@ static bool command(struct net *net, struct chain *chain)
     }
 }
 
+static void answer(struct net *net, struct chain *chain, uint8_t *ack, bool good)
+{
+    unsigned index = MIN(virtqueue_index(chain->vq), STATS_QUEUES_MAX - 1);
+    struct queue_stats *stats = &net->dev->stats->queues[index];
+
+    *(volatile uint8_t *)ack = good ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
+    stat_add(&stats->requests, 1);
+    if (!good) {
+        log_guest("%s: the guest gave a command that is wrong or not possible", net->dev->name);
+        stat_add(&stats->errors, 1);
+    }
+    /* The answer is the last byte: it counts only where it is the first writable one, too. */
+    chain_complete(chain, chain->writable_bytes == 0);
+}
+
+void net_control_settled(struct loop_work *work)
+{
+    struct net *net = container_of(work, struct net, settled);
+    struct chain *chain = net->settling;
+
+    net->settling = NULL;
+    virtio_queue_release(net->dev, chain->vq);
+    answer(net, chain, net->settling_ack, true);
+}
+
 int net_control_work(struct net *net, struct virtqueue *vq, int budget)
 {
-    struct queue_stats *stats = &net->dev->stats->queues[MIN(virtqueue_index(vq),
-                                                             STATS_QUEUES_MAX - 1)];
     struct chain *chain;
     int taken = 0;
 
-    while (taken < budget) {
+    while (taken < budget && net->settling == NULL) {
         int ret = virtqueue_pop(vq, &chain);
         struct iovec ack;
         bool good;
@@ -253,19 +275,18 @@ int net_control_work(struct net *net, struct virtqueue *vq, int budget)
         taken++;
         if (chain_take_tail(chain, 1, &ack, 1) < 0) {
             log_guest("%s: a command of the guest has no room for the answer", net->dev->name);
-            stat_add(&stats->errors, 1);
             chain_complete(chain, 0);
             continue;
         }
         good = command(net, chain);
-        *(volatile uint8_t *)ack.iov_base = good ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
-        stat_add(&stats->requests, 1);
-        if (!good) {
-            log_guest("%s: the guest gave a command that is wrong or not possible", net->dev->name);
-            stat_add(&stats->errors, 1);
+        if (net->settling != NULL) {
+            net->settling_ack = ack.iov_base;
+            net->control_loop = virtio_queue_loop(net->dev, vq);
+            virtio_queue_hold(net->dev, vq);
+            loop_post(net->dev->mmio_loop, &net->changed);
+        } else {
+            answer(net, chain, ack.iov_base, good);
         }
-        /* The answer is the last byte: it counts only where it is the first writable one, too. */
-        chain_complete(chain, chain->writable_bytes == 0);
     }
     return taken;
 }

@@ -128,9 +128,17 @@ struct net {
     atomic_bool passing;        /* the link is up: frames pass */
     atomic_bool lost;           /* the TAP is gone */
     struct loop_work lose;      /* to the MMIO thread: found out that it is */
-    struct loop_work changed;   /* to the MMIO thread: the control queue did: */
-    _Atomic uint64_t changed_mac;
-    atomic_bool announced;
+    /*
+     * A command that changes configuration space, which is the MMIO thread's: it is answered when that is
+     * done (5.1.6.5.2, 5.1.6.5.4), and no other one is taken before.
+     */
+    struct loop_work changed;   /* to the MMIO thread */
+    struct loop_work settled;   /* back to that of the control queue */
+    struct event_loop *control_loop;
+    struct chain *settling;     /* the command; NULL: none */
+    uint8_t *settling_ack;
+    uint64_t changed_mac;
+    bool announced;
 
     /* MMIO thread. */
     bool link_up, is_lost, announce;
@@ -158,6 +166,8 @@ void net_tx_started(struct net_tx *tx, struct virtqueue *vq);
 int net_tx_work(struct net_tx *tx, int budget);
 
 /* net_control.c */
+/* Work for the thread of the control queue: what a command wanted of the MMIO thread is done. */
+void net_control_settled(struct loop_work *work);
 int net_control_work(struct net *net, struct virtqueue *vq, int budget);
 /* Back to what a device without a driver receives. */
 void net_filter_reset(struct net *net, uint64_t features);

@@ -72,7 +72,7 @@ static struct chain *held(const struct net_rx *rx, unsigned i)
 /* Takes buffers until `want` bytes are there or the guest has no more. 0, or an error of pop. */
 static int take_buffers(struct net_rx *rx, uint32_t want)
 {
-    /* Without MRG_RXBUF a frame has one buffer, however small (5.1.6.3.1). */
+    /* Without MRG_RXBUF a frame has one buffer, however small (5.1.6.3.2). */
     while (rx->mergeable ? rx->room < want : rx->n_held == 0) {
         struct chain *chain;
         int ret;

@@ -110,6 +110,7 @@ struct set_up {
     unsigned pairs;   /* 0: 1 */
     unsigned can;     /* 0: ALL_OFFLOADS; UINT32_MAX: none */
     uint16_t size;    /* of the rings; 0: 64 */
+    bool io_thread;
 };
 
 static struct test *asking;
@@ -126,7 +127,7 @@ static int ask(struct virtio_device *dev, uint32_t id, const char *request)
 static void start(struct test *t, const struct set_up *how)
 {
     static const struct set_up usual;
-    const struct machine_config machine = {.ops = &virtio_net_ops, .device = &t->config};
+    struct machine_config machine = {.ops = &virtio_net_ops, .device = &t->config};
     const char *presets[12] = {"mac=00:16:3e:01:02:03", "mtu=1500"};
     char error[CONFIG_ERROR_LEN], queues[24];
     unsigned n = 2;
@@ -152,6 +153,7 @@ static void start(struct test *t, const struct set_up *how)
     make_tap(t->config.fds, t->pairs);
     t->config.n_fds = t->pairs;
     memcpy(tap.fds, t->config.fds, sizeof(tap.fds));
+    machine.io_thread = how->io_thread;
     t->m = machine_create(&machine);
     assert_int_equal(t->config.fds[0], -1); /* the device's now */
     asking = t;
@@ -426,7 +428,7 @@ static void gives_up_what_never_fits(void **state)
     machine_settle(t.m);
     assert_gets(&t, 0, frame, 100);
     end(&t);
-    /* Without MRG_RXBUF each frame has one buffer (5.1.6.3.1). */
+    /* Without MRG_RXBUF each frame has one buffer (5.1.6.3.2). */
     start(&t, &(struct set_up){.without = NET(MRG_RXBUF)});
     post_many(&t, 0, 2, 1536);
     host_sends(&t, 0, frame, 9000);
@@ -1398,6 +1400,77 @@ static void breaks_under_traffic(void **state)
     end(&t);
 }
 
+/* Traffic, commands, pauses, a lost TAP and resets, with queues in a thread of their own. */
+static void wait_used(struct test *t, unsigned queue, struct ring_used *used)
+{
+    int64_t end = monotonic_ns() + INT64_C(10000000000);
+
+    while (!ring_get(&t->driver.rings[queue], used)) {
+        assert_true(monotonic_ns() < end);
+        machine_turn(t->m);
+    }
+}
+
+static void with_threads(void **state)
+{
+    static uint8_t packet[HEADER + 1000], got[80000];
+    struct segment in, out, ack;
+    struct ring_used used;
+    struct test t;
+
+    (void)state;
+    start(&t, &(struct set_up){.io_thread = true});
+    memset(packet, 0, HEADER);
+    make_frame(packet + HEADER, OTHER, 1000, 1);
+    in = (struct segment){t.in, 2048};
+    out = (struct segment){t.out, HEADER + 1000};
+    ack = (struct segment){{t.in.addr + 4096}, 1};
+    for (unsigned round = 0; round < 60; round++) {
+        for (unsigned i = 0; i < 8; i++) {
+            post(&t, 0, &in, 1);
+            driver_kick(&t.driver, 0);
+            assert_int_equal(write(tap.host[0], packet, sizeof(packet)), sizeof(packet));
+            memcpy(ram(&t, t.out, 0), packet, sizeof(packet));
+            assert_true(ring_add(&t.driver.rings[1], &out, 1, NULL, 0, &t, false) >= 0);
+            driver_kick(&t.driver, 1);
+            wait_used(&t, 0, &used);
+            assert_int_equal(used.len, sizeof(packet));
+            wait_used(&t, 1, &used);
+            while (read(tap.host[0], got, sizeof(got)) < 0)
+                ;
+            assert_memory_equal(got, packet, sizeof(packet));
+            /* The address is in configuration space when the command is answered (5.1.6.5.2). */
+            memcpy(ram(&t, t.out, 0), "\1\1\0\x16\x3e\2\2", 7);
+            *ram(&t, t.out, 7) = (uint8_t)(round + i);
+            struct segment set = {t.out, 8};
+            assert_true(ring_add(&t.driver.rings[2], &set, 1, &ack, 1, &t, false) >= 0);
+            driver_kick(&t.driver, 2);
+            wait_used(&t, 2, &used);
+            assert_int_equal(*ram(&t, t.in, 4096), VIRTIO_NET_OK);
+            assert_int_equal(config_field(&t, 5, 1), (uint8_t)(round + i));
+        }
+        if (round % 4 == 0)
+            machine_balloon_out(t.m, FAKE_BANK1_BASE, 1);
+        if (round % 4 == 1)
+            driver_restart(&t.driver);
+        if (round % 4 == 2) {
+            int64_t end = monotonic_ns() + INT64_C(10000000000);
+            unsigned asked = t.asked;
+
+            post(&t, 0, &in, 1);
+            driver_kick(&t.driver, 0);
+            lose_tap(1);
+            while (t.asked == asked) {
+                assert_true(monotonic_ns() < end);
+                machine_turn(t.m);
+            }
+            answer(&t, 0, true);
+            driver_restart(&t.driver);
+        }
+    }
+    end(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1428,6 +1501,7 @@ int main(void)
         cmocka_unit_test(test_row_23_only_what_was_read),
         cmocka_unit_test(test_row_26_never_receives),
         cmocka_unit_test(breaks_under_traffic),
+        cmocka_unit_test(with_threads),
     };
 
     signal(SIGPIPE, SIG_IGN);
