@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
+# shellcheck disable=SC2016,SC2154  # the guest's shell expands; $job comes from nguest_job
 # checks: two guests on a bridge: DHCP, packets up to the MTU 9000, VLAN, addresses, link, a large file, wrong checksums
 # files: common.bash net.bash
 # timeout: 1800
@@ -11,12 +12,16 @@ new_bridge xenbr0 10.0.0.1/24 9000
 dnsmasq --conf-file=/dev/null --interface=xenbr0 --bind-interfaces --port=0 --user=root \
     --dhcp-range=10.0.0.100,10.0.0.200,1h --dhcp-option=option:mtu,9000 --dhcp-leasefile=/tmp/leases \
     --pid-file=/tmp/dnsmasq.pid
-for name in g1 g2; do
-    configure $name <<END
+configure g1 <<END
 [net0]
 bridge = xenbr0
 END
-done
+# The other one with the other kind of rings.
+configure g2 <<END
+[net0]
+bridge = xenbr0
+packed = yes
+END
 domu_create g1 vcpus=2 root=/dev/vda "disk=[$(virtio_disk "$DOMU_ROOT1" xvda)]" "virtio=$(net_devices 1)" ||
     give_up "xl create g1"
 domu_create g2 root=/dev/vda "disk=[$(virtio_disk "$DOMU_ROOT2" xvda)]" "virtio=$(net_devices 1)" ||

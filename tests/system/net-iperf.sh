@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
+# shellcheck disable=SC2016,SC2154  # the guest's shell expands; $job comes from nguest_job
 # checks: TCP and UDP both ways and at once over a bridge, over four queues, with offloads on and off
 # files: common.bash net.bash
 # timeout: 1500
