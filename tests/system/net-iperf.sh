@@ -18,7 +18,7 @@ must "the guest comes up" up g1
 must "it has an interface" nguest g1 'n=$(nic) && ip link set $n up && ip addr add 10.0.0.2/24 dev $n'
 tap=viod$(domu_id g1).0
 
-check "dom0 has the other end on the bridge" same "$(cat "/sys/class/net/$tap/master/uevent" | grep INTERFACE)" INTERFACE=xenbr0
+check "dom0 has the other end on the bridge" same "$(grep INTERFACE "/sys/class/net/$tap/master/uevent")" INTERFACE=xenbr0
 check "the address is in Xen's range" nguest g1 '[[ $(<"/sys/class/net/$(nic)/address") == 00:16:3e:* ]]'
 check "ethtool -i: virtio_net" nguest g1 'ethtool -i $(nic) | grep -x "driver: virtio_net"'
 check "ethtool -l: four queues" nguest g1 'o=$(ethtool -l $(nic)); [[ $(grep -c "^Combined:[[:space:]]*4$" <<<"$o") == 2 ]]'
@@ -31,7 +31,7 @@ check "ethtool -k: UDP segmentation can be had" nguest g1 'ethtool -k $(nic) | g
 
 check "ping" ping -c 3 -W 20 10.0.0.2
 iperf3 -s -D --logfile /tmp/iperf3.log
-sent='.end.sum_sent.bytes' received='.end.sum_received.bytes'
+received='.end.sum_received.bytes'
 check "TCP to dom0, 8 streams" at_least 1000000 "$(iperf g1 -t 3 -P 8)" "$received"
 check "TCP to the guest, 8 streams" at_least 1000000 "$(iperf g1 -t 3 -P 8 -R)" "$received"
 both=$(iperf g1 -t 3 -P 2 --bidir)
