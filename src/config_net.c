@@ -102,6 +102,52 @@ static void tap_name(const struct device_config *config, char *name, size_t len)
         snprintf(name, len, "viod%u.%u", config->guest->domid % 100000, device_number(config));
 }
 
+/*
+ * Interfaces in use: one that has several queues takes more of them without a word, and two guests would
+ * get each other's frames.
+ */
+struct used_tap {
+    struct used_tap *next;
+    char name[NAME_MAX_LEN + 1];
+    char guest[64], device[32];
+};
+static struct used_tap *used_taps;
+
+static int use_tap(struct device_config *config, char *error, size_t error_len)
+{
+    struct used_tap *tap = calloc(1, sizeof(*tap));
+
+    if (tap == NULL) {
+        snprintf(error, error_len, "%s: out of memory", config->name);
+        return -ENOMEM;
+    }
+    tap_name(config, tap->name, sizeof(tap->name));
+    for (struct used_tap *other = used_taps; other != NULL; other = other->next)
+        if (strcmp(other->name, tap->name) == 0) {
+            snprintf(error, error_len, "%s: interface %s is in use by %s of guest %s; each device "
+                     "needs one of its own", config->name, tap->name, other->device, other->guest);
+            free(tap);
+            return -EBUSY;
+        }
+    snprintf(tap->guest, sizeof(tap->guest), "%s", config->guest->name);
+    snprintf(tap->device, sizeof(tap->device), "%s", config->name);
+    tap->next = used_taps;
+    used_taps = tap;
+    config->host = tap;
+    return 0;
+}
+
+static void net_close(struct device_config *config)
+{
+    for (struct used_tap **p = &used_taps; *p != NULL; p = &(*p)->next)
+        if (*p == config->host) {
+            *p = (*p)->next;
+            break;
+        }
+    free(config->host);
+    config->host = NULL;
+}
+
 static int open_tap(struct device_config *config, unsigned queues, int *fds, uint32_t *mtu,
                     char *error, size_t error_len)
 {
@@ -223,14 +269,22 @@ static int net_open(struct device_config *config, char *error, size_t error_len)
     /* How many vCPUs the guest has is the worker's to find out: it closes what it does not need. */
     if (queues == 0)
         queues = NET_PAIRS_MAX;
-    ret = open_tap(config, (unsigned)queues, config->fds, &mtu, error, error_len);
+    ret = use_tap(config, error, error_len);
     if (ret < 0)
         return ret;
+    ret = open_tap(config, (unsigned)queues, config->fds, &mtu, error, error_len);
+    if (ret < 0) {
+        net_close(config);
+        return ret;
+    }
     config->n_fds = queues;
     tap_name(config, text, sizeof(text));
     snprintf(config->backing, sizeof(config->backing), "%s%s%s", text,
              bridge != NULL && bridge[0] ? " on " : "", bridge != NULL ? bridge : "");
-    return decide_addresses(config, mtu, error, error_len);
+    ret = decide_addresses(config, mtu, error, error_len);
+    if (ret < 0)
+        net_close(config);
+    return ret;
 }
 
 /* "tap QUEUES": the interface, or the connection to passt, is gone; a new one like it. */
@@ -260,4 +314,5 @@ const struct device_type net_type = {
     .keys = net_keys,
     .open = net_open,
     .ask = net_ask,
+    .close = net_close,
 };

@@ -67,6 +67,8 @@ static void open_it(struct opened *o, const struct guest_identity *who, const ch
 
 static void close_it(struct opened *o)
 {
+    if (o->result == 0)
+        device_type_by_name("net")->close(&o->config);
     device_config_free(&o->config);
 }
 
@@ -223,6 +225,35 @@ static void asks(void **state)
     close_it(&o);
 }
 
+/* Two devices with one interface would get each other's frames. */
+static void interface_in_use(void **state)
+{
+    const char *const presets[] = {"tap=mine", NULL};
+    struct guest_identity other = guest;
+    struct opened first, second;
+
+    (void)state;
+    strcpy(other.name, "g2");
+    open_it(&first, &guest, "net0", presets);
+    assert_int_equal(first.result, 0);
+    open_it(&second, &other, "net1", presets);
+    assert_int_equal(second.result, -EBUSY);
+    assert_int_equal(host.calls, 0);
+    assert_string_equal(second.error, "net1: interface mine is in use by net0 of guest g1; each "
+                                      "device needs one of its own");
+    close_it(&second);
+    close_it(&first);
+    /* One that could not be opened is in use by nobody. */
+    host.result = -ENODEV;
+    open_it(&first, &guest, "net0", presets);
+    assert_int_equal(first.result, -ENODEV);
+    close_it(&first);
+    host.result = 0;
+    open_it(&second, &other, "net1", presets);
+    assert_int_equal(second.result, 0);
+    close_it(&second);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -230,6 +261,7 @@ int main(void)
         cmocka_unit_test(reaches_the_worker),
         cmocka_unit_test(wrong_values),
         cmocka_unit_test(asks),
+        cmocka_unit_test(interface_in_use),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
