@@ -231,5 +231,53 @@ enum attach_kind {
     ATTACH_DATA = 'd',  /* both ways */
     ATTACH_SIZE = 's',  /* to the worker: columns and rows, two bytes each, little-endian */
 };
+/* ---- network ---- */
+
+#define NET_PAIRS_MAX 8u /* queues of a TAP */
+
+/* What a frame may lack when it is handed over, because who gets it can add it. */
+enum net_offload {
+    NET_OFFLOAD_CSUM = 1, /* a checksum; the others need it */
+    NET_OFFLOAD_TSO4 = 2, /* segmentation ... */
+    NET_OFFLOAD_TSO6 = 4,
+    NET_OFFLOAD_ECN = 8,
+    NET_OFFLOAD_USO = 16,
+};
+
+struct net_tap_config {
+    const char *name;      /* of the interface */
+    const char *bridge;    /* that it becomes a port of; NULL: none */
+    uint32_t mtu;          /* 0: the bridge's, or 1500 */
+    unsigned queues;       /* 1 to NET_PAIRS_MAX */
+};
+
+/*
+ * Supervisor: makes the TAP, or takes the one of that name, and brings it up. Each queue is a descriptor
+ * that reads and writes one frame a call behind a virtio-net header of 12 bytes, and never blocks. The
+ * interface goes when its last descriptor is closed, unless an administrator made it to stay. Returns 0
+ * and the MTU, or -errno with a message.
+ */
+int net_tap_open(const struct net_tap_config *config, int *fds, uint32_t *mtu, char *error,
+                 size_t error_len);
+
+/* Worker: which offloads the host can be told to use towards the guest. Leaves none on. */
+unsigned net_tap_offloads(int fd);
+/* Worker: these are on from now on. 0 or -errno. */
+int net_tap_set_offloads(int fd, unsigned offloads);
+/* Worker: the host spreads frames over the queues that are in use. 0 or -errno. */
+int net_tap_use_queue(int fd, bool use);
+
+/*
+ * Supervisor: connects to passt's socket. fds: one that behaves like a TAP's queue, and two for the relay
+ * behind it. 0, or -errno with a message.
+ */
+int net_passt_open(const char *path, int fds[3], char *error, size_t error_len);
+/*
+ * Worker: the relay, in the loop's thread; takes over both descriptors. When passt is gone, the end of
+ * the one that behaves like a TAP says so.
+ */
+struct net_passt;
+int net_passt_create(struct event_loop *loop, int frames, int stream, struct net_passt **out);
+void net_passt_destroy(struct net_passt *relay);
 
 #endif

@@ -133,6 +133,7 @@ struct device_type {
     /* Supervisor: the device is gone; removes from the host what open or ask made. May be NULL. */
     void (*close)(struct device_config *config);
 };
+extern const struct device_type net_type;
 extern const struct device_type vsock_type;
 extern const struct device_type *const device_types[];
 const struct device_type *device_type_by_id(uint16_t virtio_id);

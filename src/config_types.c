@@ -119,8 +119,8 @@ static const struct device_type rng_type = {
 
 static const struct device_type end_of_types = {.name = NULL};
 
-const struct device_type *const device_types[] = {&block_type, &console_type, &rng_type, &vsock_type,
-                                                  &end_of_types};
+const struct device_type *const device_types[] = {&net_type, &block_type, &console_type, &rng_type,
+                                                  &vsock_type, &end_of_types};
 
 const struct device_type *device_type_by_id(uint16_t virtio_id)
 {

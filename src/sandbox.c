@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/fs.h>
+#include <linux/if_tun.h>
 #include <seccomp.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +31,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register), SCMP_SYS(read), SCMP_SYS(write),
     SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(close),
     SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(poll), SCMP_SYS(ppoll),
-    SCMP_SYS(accept4), SCMP_SYS(shutdown),
+    SCMP_SYS(accept4), SCMP_SYS(shutdown), SCMP_SYS(dup3),
     /* memory: see below for mmap and mprotect */
     SCMP_SYS(munmap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(mremap),
     /* threads and time */
@@ -42,6 +43,9 @@ static const int allowed_calls[] = {
     SCMP_SYS(tgkill), SCMP_SYS(getrandom),
 };
 
+/* Discards on block devices; a TAP's offloads, and which of its queues are in use. */
+static const uint32_t backend_ioctls[] = {BLKDISCARD, BLKSECDISCARD, TUNSETOFFLOAD, TUNSETQUEUE};
+
 static int allow_ioctls(scmp_filter_ctx filter)
 {
     int ret = 0;
@@ -50,9 +54,9 @@ static int allow_ioctls(scmp_filter_ctx filter)
     for (size_t i = 0; i < n_hypervisor_ioctls && ret == 0; i++)
         ret = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
                                SCMP_A1_32(SCMP_CMP_EQ, hypervisor_ioctls[i], 0));
-    for (size_t i = 0; i < 2 && ret == 0; i++)
+    for (size_t i = 0; i < ARRAY_SIZE(backend_ioctls) && ret == 0; i++)
         ret = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                               SCMP_A1_32(SCMP_CMP_EQ, i == 0 ? BLKDISCARD : BLKSECDISCARD, 0));
+                               SCMP_A1_32(SCMP_CMP_EQ, backend_ioctls[i], 0));
     return ret;
 }
 

@@ -27,6 +27,7 @@ struct queue_stats {
     _Atomic uint64_t polled;                 /* batches found by polling, without a kick */
     _Atomic uint64_t dropped;                /* bytes that nobody took, and that are lost */
     _Atomic uint64_t state;                  /* device-specific */
+    _Atomic uint64_t packets, drops;         /* frames that went through, frames that did not */
 };
 
 struct device_stats {

@@ -121,6 +121,56 @@ static struct totals totals_of(const struct device_stats *stats)
     return t;
 }
 
+#define NET_ID 1u
+
+/* A network device's queues take turns: receive, transmit. The last one is for commands. */
+struct frames {
+    uint64_t packets, bytes, drops, errors;
+};
+
+static struct frames frames_of(const struct device_stats *stats, bool sent)
+{
+    struct frames f = {0};
+
+    for (uint32_t i = sent; i + 1 < n_queues_of(stats); i += 2) {
+        const struct queue_stats *q = &stats->queues[i];
+
+        f.packets += stat_get(&q->packets);
+        f.bytes += stat_get(sent ? &q->write_bytes : &q->read_bytes);
+        f.drops += stat_get(&q->drops);
+        f.errors += stat_get(&q->errors);
+    }
+    return f;
+}
+
+static void frames_json(FILE *out, const struct device_stats *stats)
+{
+    for (int sent = 0; sent < 2; sent++) {
+        struct frames f = frames_of(stats, sent != 0);
+
+        fprintf(out,
+                ",\"%s\":{\"packets\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"drops\":%" PRIu64
+                ",\"errors\":%" PRIu64 "}",
+                sent ? "tx" : "rx", f.packets, f.bytes, f.drops, f.errors);
+    }
+    fputs(",\"queue_packets\":[", out);
+    for (uint32_t i = 0; i + 1 < n_queues_of(stats); i++)
+        fprintf(out, "%s%" PRIu64, i > 0 ? "," : "", stat_get(&stats->queues[i].packets));
+    fputc(']', out);
+}
+
+static void show_frames(FILE *out, const struct device_stats *stats)
+{
+    for (int sent = 0; sent < 2; sent++) {
+        struct frames f = frames_of(stats, sent != 0);
+
+        fprintf(out,
+                "  %s    %" PRIu64 " packets, %" PRIu64 " KiB, %" PRIu64 " dropped, %" PRIu64
+                " errors\n",
+                sent ? "sent    " : "received", f.packets, f.bytes >> 10, f.drops, f.errors);
+    }
+}
+
 static void device_json(FILE *out, const struct guest *g, const struct served_device *d)
 {
     const struct device_stats *stats = stats_of(g, d);
@@ -149,6 +199,8 @@ static void device_json(FILE *out, const struct guest *g, const struct served_de
         for (unsigned i = 0; own_counter(d, i) != NULL; i++)
             fprintf(out, ",\"%s\":%" PRIu64, own_counter(d, i), stat_get(&stats->own[i]));
         console_json(out, d, stats);
+        if (d->node.virtio_id == NET_ID)
+            frames_json(out, stats);
     }
     fputc('}', out);
 }
@@ -293,6 +345,8 @@ static void show_device(FILE *out, const struct guest *g, const struct served_de
     if (own_counter(d, 0) != NULL)
         fputc('\n', out);
     console_show(out, d, stats);
+    if (d->node.virtio_id == NET_ID)
+        show_frames(out, stats);
     for (uint32_t i = 0; i < n_queues_of(stats); i++) {
         const struct queue_stats *q = &stats->queues[i];
 

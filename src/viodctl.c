@@ -47,6 +47,7 @@ static const struct command commands[] = {
     {"stats", 0, 1, "stats [DOM]", "counters"},
     {"resize", 2, 2, "resize DOM DEVICE", "tell the guest the image's new size"},
     {"console", 1, 2, "console DOM [PORT]", "attach to a console of a guest; Ctrl-] ends it"},
+    {"link", 3, 3, "link DOM DEVICE up|down", "plug a network device's cable in or out"},
     {"check", 1, INT32_MAX, "check [--viod-conf-dir DIR] FILE.cfg...",
      "say what the devices of an xl.cfg will be, or what is wrong"},
     {"version", 0, 0, "version", "versions of this program and of the daemon"},

@@ -267,10 +267,15 @@ static bool drain(struct virtio_queue *q)
     return true;
 }
 
+static bool is_active(const struct virtio_queue *q)
+{
+    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled &&
+           (status_of(q->dev) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
+}
+
 static bool may_look(const struct virtio_queue *q)
 {
-    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled && !q->held &&
-           (status_of(q->dev) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
+    return is_active(q) && !q->held;
 }
 
 static bool queue_poll(struct loop_poller *poller)
@@ -283,7 +288,8 @@ static bool queue_poll(struct loop_poller *poller)
     if (q->stopping || q->pausing)
         return drain(q);
     progress = flush(q);
-    if (may_look(q) && virtqueue_has_work(q->vq)) {
+    /* Broken: a pop of the device's own found it (virtio_queue_active); it is reported here. */
+    if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
         n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
         if (n > 0) {
             note_arrival(q);
@@ -382,6 +388,11 @@ void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq)
 void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
 {
     queue_of(dev, vq)->held = false;
+}
+
+bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq)
+{
+    return is_active(queue_of(dev, vq));
 }
 
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq)

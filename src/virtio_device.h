@@ -218,6 +218,12 @@ static inline bool virtio_has_feature(const struct virtio_device *dev, unsigned 
  */
 void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq);
 void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq);
+/*
+ * I/O thread of the queue: may the device pop on its own account, from a poller or a completion? Not
+ * while the queue stops or is paused, or the device needs a reset. It leaves errors of pop to queue_work:
+ * virtio_queue_release calls it.
+ */
+bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq);
 /* The loop that owns the queue: where the device's backend I/O for it belongs. */
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
 /* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */

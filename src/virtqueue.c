@@ -44,11 +44,11 @@ int virtqueue_create(const struct virtqueue_config *config, struct virtqueue **o
         return -ENOMEM;
     vq->config = *config;
     vq->slot_stride = ((config->request_size + 15) & ~(size_t)15) +
-                      INLINE_IOV * sizeof(struct iovec);
+                      (1 + INLINE_IOV) * sizeof(struct iovec);
     vq->slots_bytes = vq->slot_stride * config->size_max;
     vq->slots = map_lazily(vq->slots_bytes);
     vq->n_blocks = MIN(IOV_BLOCKS_MAX, (unsigned)config->size_max);
-    vq->blocks_bytes = (size_t)vq->n_blocks * config->size_max * sizeof(struct iovec);
+    vq->blocks_bytes = (size_t)vq->n_blocks * (1 + config->size_max) * sizeof(struct iovec);
     vq->blocks = map_lazily(vq->blocks_bytes);
     vq->free_slots = calloc(config->size_max, sizeof(*vq->free_slots));
     vq->order = calloc(config->size_max, sizeof(*vq->order));
@@ -232,7 +232,7 @@ static int grow_into_block(struct virtqueue *vq, struct chain *chain)
     if (vq->n_free_blocks == 0)
         return -ENOBUFS;
     chain->iov_block = vq->free_blocks[--vq->n_free_blocks];
-    block = vq->blocks + (size_t)chain->iov_block * vq->config.size_max;
+    block = vq->blocks + (size_t)chain->iov_block * (1u + vq->config.size_max) + 1;
     memcpy(block, chain->iov, sizeof(*block) * (size_t)(chain->n_readable + chain->n_writable));
     chain->iov = block;
     return 0;
@@ -479,6 +479,19 @@ unsigned chain_rest_writable(struct chain *chain, const struct iovec **iov)
                 (uint16_t)(chain->n_readable + chain->n_writable), iov);
 }
 
+unsigned chain_readable_behind(struct chain *chain, void *header, size_t len,
+                               const struct iovec **iov)
+{
+    const struct iovec *from;
+    unsigned n = rest(chain, &chain->read_index, &chain->read_offset, chain->n_readable, &from);
+    /* What lies before the cursor was consumed, or is the spare element. */
+    struct iovec *first = &chain->iov[(int)chain->read_index - 1];
+
+    *first = (struct iovec){.iov_base = header, .iov_len = len};
+    *iov = first;
+    return n + 1;
+}
+
 int chain_take_tail(struct chain *chain, size_t len, struct iovec *iov, int max)
 {
     uint16_t end = (uint16_t)(chain->n_readable + chain->n_writable);
@@ -555,6 +568,22 @@ void chain_complete(struct chain *chain, uint32_t written)
         vq->order_count--;
         put_used(vq, first);
     }
+}
+
+void chain_put_back(struct chain *chain)
+{
+    struct virtqueue *vq = chain->vq;
+
+    free_iov(vq, chain);
+    vq->in_flight--;
+    vq->starved = false;
+    free_slot(vq, chain);
+    if (chain->generation != vq->generation || vq->broken)
+        return;
+    vq->ring->put_back(vq, chain);
+    vq->busy[chain->id / 64] &= ~(UINT64_C(1) << (chain->id % 64));
+    if (vq->in_order)
+        vq->order_count--;
 }
 
 bool virtqueue_flush(struct virtqueue *vq)

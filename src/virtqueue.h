@@ -129,6 +129,12 @@ int chain_writable(const struct chain *chain, struct iovec *iov, int max, size_t
  */
 unsigned chain_rest_readable(struct chain *chain, const struct iovec **iov);
 unsigned chain_rest_writable(struct chain *chain, const struct iovec **iov);
+/*
+ * As chain_rest_readable, with an element in front: bytes of the device's own that take the place of a
+ * header that was consumed.
+ */
+unsigned chain_readable_behind(struct chain *chain, void *header, size_t len,
+                               const struct iovec **iov);
 /* Cuts the last `len` writable bytes off (a status footer) and returns where they are: elements
  * into iov, at most max. -EINVAL if there are fewer bytes or more elements. */
 int chain_take_tail(struct chain *chain, size_t len, struct iovec *iov, int max);
@@ -138,6 +144,12 @@ int chain_take_tail(struct chain *chain, size_t len, struct iovec *iov, int max)
  * to the ring if the queue was stopped meanwhile. The chain is not the device's any more.
  */
 void chain_complete(struct chain *chain, uint32_t written);
+/*
+ * Instead of chain_complete, for the chain that was popped last of those that are out: as if it had not
+ * been, so that the next pop takes it again. Only where all chains are completed in the order in which
+ * they were popped.
+ */
+void chain_put_back(struct chain *chain);
 /*
  * Publishes what was completed since the last call. True: the driver wants an interrupt (raise it).
  */

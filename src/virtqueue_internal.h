@@ -8,7 +8,8 @@
 #include <linux/virtio_ring.h>
 #include "virtqueue.h"
 
-/* Elements that fit into the slot itself; longer chains take a block from the pool. */
+/* Elements that fit into the slot itself; longer chains take a block from the pool. In front of both
+ * is a spare element, for chain_readable_behind. */
 #define INLINE_IOV 6u
 #define IOV_BLOCKS_MAX 64u
 #define NO_IOV_BLOCK UINT16_MAX
@@ -37,6 +38,8 @@ struct ring_ops {
     int (*walk)(struct virtqueue *vq, struct chain *chain);
     /* The chain that peek and walk looked at is taken. */
     void (*take)(struct virtqueue *vq, struct chain *chain);
+    /* The opposite, for the chain that was taken last. */
+    void (*put_back)(struct virtqueue *vq, const struct chain *chain);
     /* Writes a used entry that the driver does not see before publish. */
     void (*put_used)(struct virtqueue *vq, const struct chain *chain);
     /* Makes all entries visible; true if the driver wants an interrupt. */

@@ -140,6 +140,16 @@ static void packed_take(struct virtqueue *vq, struct chain *chain)
     vq->ring_descriptors += chain->descriptors;
 }
 
+static void packed_put_back(struct virtqueue *vq, const struct chain *chain)
+{
+    if (vq->last_avail < chain->descriptors) {
+        vq->last_avail = (uint16_t)(vq->last_avail + vq->setup.size);
+        vq->avail_wrap = !vq->avail_wrap;
+    }
+    vq->last_avail = (uint16_t)(vq->last_avail - chain->descriptors);
+    vq->ring_descriptors -= chain->descriptors;
+}
+
 static void packed_put_used(struct virtqueue *vq, const struct chain *chain)
 {
     uint8_t *at = entry(vq, vq->used_index);
@@ -230,6 +240,7 @@ const struct ring_ops packed_ring_ops = {
     .peek = packed_peek,
     .walk = packed_walk,
     .take = packed_take,
+    .put_back = packed_put_back,
     .put_used = packed_put_used,
     .publish = packed_publish,
     .lag = packed_lag,

@@ -113,6 +113,12 @@ static void split_take(struct virtqueue *vq, struct chain *chain)
     vq->last_avail++;
 }
 
+static void split_put_back(struct virtqueue *vq, const struct chain *chain)
+{
+    (void)chain;
+    vq->last_avail--;
+}
+
 static void split_put_used(struct virtqueue *vq, const struct chain *chain)
 {
     uint8_t *elem = vq->device + USED_RING + 8u * (size_t)(vq->used_index & (vq->setup.size - 1));
@@ -175,6 +181,7 @@ const struct ring_ops split_ring_ops = {
     .peek = split_peek,
     .walk = split_walk,
     .take = split_take,
+    .put_back = split_put_back,
     .put_used = split_put_used,
     .publish = split_publish,
     .lag = split_lag,

@@ -652,6 +652,8 @@ int worker_main(int socket)
     int ret;
 
     w->socket = socket;
+    /* The other end of a socket may go at any time: that is an error of the write, and nothing more. */
+    signal(SIGPIPE, SIG_IGN);
     ret = receive_start(w);
     if (ret < 0) {
         log_error("no instructions from the supervisor: %s", strerror(-ret));

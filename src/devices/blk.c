@@ -19,7 +19,8 @@
 #include "stats.h"
 
 #define SECTOR_SIZE 512u
-#define QUEUES_MAX 16u
+#define QUEUES_MAX 16u /* each with counters of its own */
+static_assert(QUEUES_MAX <= STATS_QUEUES_MAX, "stats.h");
 #define SEGMENT_MAX (1u << 20)      /* bytes: size_max */
 
 /* Ranges in one DISCARD or SECURE_ERASE, and sectors in one range: 1 GiB. */

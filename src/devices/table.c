@@ -2,6 +2,7 @@
 #include "devices/table.h"
 
 const struct virtio_device_ops *const virtio_device_table[] = {
+    &virtio_net_ops,
     &virtio_blk_ops,
     &virtio_console_ops,
     &virtio_rng_ops,

@@ -14,5 +14,6 @@ extern const struct virtio_device_ops virtio_blk_ops;
 extern const struct virtio_device_ops virtio_console_ops;
 extern const struct virtio_device_ops virtio_rng_ops;
 extern const struct virtio_device_ops virtio_vsock_ops;
+extern const struct virtio_device_ops virtio_net_ops;
 
 #endif

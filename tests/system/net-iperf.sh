@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# shellcheck disable=SC2016,SC2154  # the guest's shell expands; $job comes from nguest_job
+# checks: TCP and UDP both ways and at once over a bridge, over four queues, with offloads on and off
+# files: common.bash net.bash
+# timeout: 1500
+. ./common.bash
+. ./net.bash
+
+new_bridge xenbr0 10.0.0.1/24
+configure g1 <<END
+[net0]
+bridge = xenbr0
+END
+domu_create g1 vcpus=4 root=/dev/vda "disk=[$(virtio_disk "$DOMU_ROOT1" xvda)]" "virtio=$(net_devices 1)" ||
+    give_up "xl create"
+must "the guest comes up" up g1
+must "it has an interface" nguest g1 'n=$(nic) && ip link set $n up && ip addr add 10.0.0.2/24 dev $n'
+tap=viod$(domu_id g1).0
+
+check "dom0 has the other end on the bridge" same "$(grep INTERFACE "/sys/class/net/$tap/master/uevent")" INTERFACE=xenbr0
+check "the address is in Xen's range" nguest g1 '[[ $(<"/sys/class/net/$(nic)/address") == 00:16:3e:* ]]'
+check "ethtool -i: virtio_net" nguest g1 'ethtool -i $(nic) | grep -x "driver: virtio_net"'
+check "ethtool -l: four queues" nguest g1 'o=$(ethtool -l $(nic)); [[ $(grep -c "^Combined:[[:space:]]*4$" <<<"$o") == 2 ]]'
+check "ethtool: 10 Gbit/s, link" nguest g1 'o=$(ethtool $(nic)); grep -q "Speed: 10000Mb/s" <<<"$o" && grep -q "Link detected: yes" <<<"$o"'
+for feature in tx-checksum-ip-generic rx-checksumming tx-tcp-segmentation tx-tcp6-segmentation \
+    tx-tcp-ecn-segmentation rx-gro-hw rx-vlan-filter; do
+    check "ethtool -k: $feature" nguest g1 "ethtool -k \$(nic) | grep -E '^[[:space:]]*$feature: on'"
+done
+check "ethtool -k: UDP segmentation can be had" nguest g1 'ethtool -k $(nic) | grep -E "tx-udp-segmentation: (on|off)$"'
+
+check "ping" ping -c 3 -W 20 10.0.0.2
+iperf3 -s -D --logfile /tmp/iperf3.log
+received='.end.sum_received.bytes'
+check "TCP to dom0, 8 streams" at_least 1000000 "$(iperf g1 -t 3 -P 8)" "$received"
+check "TCP to the guest, 8 streams" at_least 1000000 "$(iperf g1 -t 3 -P 8 -R)" "$received"
+both=$(iperf g1 -t 3 -P 2 --bidir)
+check "TCP both ways at once: out" at_least 500000 "$both" "$received"
+check "TCP both ways at once: in" at_least 500000 "$both" .end.sum_received_bidir_reverse.bytes
+check "UDP to dom0" at_least 100 "$(iperf g1 -u -t 2 -b 8M -l 1400)" '(.end.sum.packets - .end.sum.lost_packets)'
+check "UDP to the guest" at_least 100 "$(iperf g1 -u -t 2 -b 8M -l 1400 -R)" '(.end.sum.packets - .end.sum.lost_packets)'
+
+echo "        frames of each queue: $(number g1 .queue_packets | tr -d '\n ')"
+for queue in 0 1 2 3; do
+    check "receive queue $queue was used" test "$(number g1 ".queue_packets[$((2 * queue))]")" -gt 0
+    check "transmit queue $queue was used" test "$(number g1 ".queue_packets[$((2 * queue + 1))]")" -gt 0
+done
+check "no frame was in error" same "$(number g1 .rx.errors) $(number g1 .tx.errors)" "0 0"
+
+# frame_size rx|tx OPTIONS…: the mean size of the frames that the guest receives or sends meanwhile.
+frame_size() {
+    local way=$1 packets bytes
+    packets=$(number g1 ".$way.packets") bytes=$(number g1 ".$way.bytes")
+    shift
+    iperf g1 "$@" >/dev/null || return
+    echo $((($(number g1 ".$way.bytes") - bytes) / ($(number g1 ".$way.packets") - packets)))
+}
+size=$(frame_size tx -t 1)
+check "TSO on: the guest hands over large frames ($size bytes)" test "$size" -gt 3000
+size=$(frame_size rx -t 1 -R)
+check "GRO on: it takes large frames ($size bytes)" test "$size" -gt 3000
+check "offloads off in the guest" nguest g1 'ethtool -K $(nic) tso off gso off tx off rx-gro-hw off'
+size=$(frame_size tx -t 1)
+check "TSO off: frames of the MTU ($size bytes)" test "$size" -gt 1000 -a "$size" -le 1514
+size=$(frame_size rx -t 1 -R)
+check "GRO off: frames of the MTU ($size bytes)" test "$size" -gt 1000 -a "$size" -le 1514
+check "offloads on again" nguest g1 'ethtool -K $(nic) tx on tso on gso on rx-gro-hw on'
+size=$(frame_size tx -t 1)
+check "TSO on: large frames again ($size bytes)" test "$size" -gt 3000
+check "ethtool -L: one queue" nguest g1 'ethtool -L $(nic) combined 1'
+before=$(number g1 '.queue_packets[2]')
+check "TCP over one queue" at_least 100000 "$(iperf g1 -t 1 -P 4 -R)" "$received"
+check "the others rest" same "$(number g1 '.queue_packets[2]')" "$before"
+check "ethtool -L: four queues" nguest g1 'ethtool -L $(nic) combined 4'
+check "TCP over four" at_least 100000 "$(iperf g1 -t 1 -P 4)" "$received"
+sleep 5
+# Without frames nobody wakes up, but for the guest's own timers (neighbour discovery and the like).
+before=$(show g1 .sleeps) frames=$(($(number g1 .rx.packets) + $(number g1 .tx.packets)))
+sleep 5
+frames=$(($(number g1 .rx.packets) + $(number g1 .tx.packets) - frames)) sleeps=$(($(show g1 .sleeps) - before))
+check "in 5 s without traffic the worker woke $sleeps times for $frames frames" test "$sleeps" -le $((10 * frames + 5))
+check "nothing broke" no_errors
+viodctl show g1 net0 | sed 's/^/        /'
+finish
