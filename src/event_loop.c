@@ -486,6 +486,11 @@ void loop_expect(struct event_loop *loop)
         loop->poll_window_ns = loop->poll_max_ns;
 }
 
+bool loop_polling_pays(const struct event_loop *loop)
+{
+    return loop->poll_max_ns > 0 && loop->poll_backoff == 0;
+}
+
 static void disarm(struct event_loop *loop)
 {
     for (struct loop_poller *p = loop->pollers; p != NULL; p = p->next)

@@ -72,6 +72,9 @@ void loop_stop(struct event_loop *loop);
 /* Something is sure to come soon (the answer to an interrupt): poll for it, if polling pays at all. */
 void loop_expect(struct event_loop *loop);
 
+/* Is it worth waiting for something in memory? Not if the other side needs this very CPU. */
+bool loop_polling_pays(const struct event_loop *loop);
+
 void loop_post(struct event_loop *loop, struct loop_work *work);
 
 /*

@@ -147,7 +147,7 @@ static bool hold_submission(const struct virtio_queue *q)
     unsigned outstanding = virtqueue_in_flight(q->vq) + q->completed;
     unsigned waiting = loop_unsubmitted(q->loop);
 
-    if (!q->may_hold || waiting == 0 || outstanding >= q->depth)
+    if (!q->may_hold || waiting == 0 || outstanding >= q->depth || !loop_polling_pays(q->loop))
         return false;
     return waiting < MIN(SUBMIT_BATCH, (q->depth - outstanding + 1) / 2) &&
            still_adding(q, monotonic_ns());
@@ -165,7 +165,7 @@ static bool hold_interrupt(struct virtio_queue *q)
 {
     int64_t now;
 
-    if (!q->may_hold || q->completed >= q->depth)
+    if (!q->may_hold || q->completed >= q->depth || !loop_polling_pays(q->loop))
         return false;
     now = monotonic_ns();
     if (still_adding(q, now) && now - q->wanted_ns < q->dev->irq_hold_max_ns)

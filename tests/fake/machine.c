@@ -139,7 +139,7 @@ void machine_balloon_out(struct machine *m, uint64_t gpa, size_t pages)
     machine_settle(m);
 }
 
-static const struct loop_config loop_config = {.entries = 64};
+static const struct loop_config loop_config = {.poll_max_ns = 50000, .entries = 64};
 
 static void *io_main(void *arg)
 {
