@@ -7,7 +7,7 @@
 . ./common.bash
 . ./net.bash
 
-MIB=${MIB:-256}
+MIB=${MIB:-64}
 new_bridge xenbr0 10.0.0.1/24 9000
 dnsmasq --conf-file=/dev/null --interface=xenbr0 --bind-interfaces --port=0 --user=root \
     --dhcp-range=10.0.0.100,10.0.0.200,1h --dhcp-option=option:mtu,9000 --dhcp-leasefile=/tmp/leases \
@@ -84,12 +84,12 @@ check_not "viodctl link sideways" viodctl link g2 net0 sideways
 check_not "viodctl link of a disk" viodctl link g2 xvda down
 
 # --- a large file, from guest to guest ---------------------------------------------------
-nguest_job g2 "socat -u TCP-LISTEN:5000 STDOUT | md5sum"
+nguest_job g2 "timeout $LONG socat -u TCP-LISTEN:5000 STDOUT | md5sum"
 listener=$job
 wait_for 60 'nguest g2 "ss -ltn | grep -q :5000"'
-sum=$(nguest g1 "head -c ${MIB}M /dev/urandom | tee >(md5sum >/tmp/sum) | socat -u STDIN TCP:$a2:5000; sleep 1; cat /tmp/sum")
+sum=$(nguest g1 "head -c ${MIB}M /dev/urandom | tee >(md5sum >/tmp/sum) | timeout $LONG socat -u STDIN TCP:$a2:5000; sleep 1; cat /tmp/sum")
 check "$MIB MiB from guest to guest arrive as they were" same "$(domu_wait "$listener")" "$sum"
-echo "        $sum"
+for name in g1 g2; do viodctl show $name net0 | sed 's/^/        /'; done
 
 # --- checksums -------------------------------------------------------------------------------
 # netem flips a bit of the packets that leave dom0 towards g1; the checksum is made before (tx off).
