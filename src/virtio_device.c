@@ -21,11 +21,12 @@
 #define QUEUE_BUDGET 64
 /* Requests that are submitted together at most, when there is a choice. */
 #define SUBMIT_BATCH 8u
-/* An interrupt that waits for company waits at most this long ... */
-#define HOLD_MAX_NS INT64_C(1000000)
+/* An interrupt that waits for company waits at most this long, or as many times its cost ... */
+#define HOLD_MAX_NS INT64_C(10000000)
+#define HOLD_MAX_COSTS 16
 /* ... and, since the driver last added a buffer, what an interrupt costs the driver, within ... */
 #define IRQ_COST_MIN_NS INT64_C(2000)
-#define IRQ_COST_MAX_NS INT64_C(300000)
+#define IRQ_COST_MAX_NS INT64_C(500000)
 #define IRQ_COST_FIRST_NS INT64_C(10000)
 /* How long a driver may take from its acknowledgement to its look at the rings. */
 #define RECHECK_NS 1000000
@@ -127,7 +128,7 @@ static bool flush(struct virtio_queue *q)
     q->completed += n;
     if (virtqueue_flush(q->vq) && !q->irq_wanted) {
         q->irq_wanted = true;
-        q->wanted_ns = q->depth > 1 ? monotonic_ns() : 0;
+        q->wanted_ns = q->may_hold ? monotonic_ns() : 0;
     }
     return true;
 }
@@ -163,12 +164,14 @@ static bool hold_submission(const struct virtio_queue *q)
  */
 static bool hold_interrupt(struct virtio_queue *q)
 {
-    int64_t now;
+    int64_t now, cost;
 
     if (!q->may_hold || q->completed >= q->depth || !loop_polling_pays(q->loop))
         return false;
     now = monotonic_ns();
-    if (still_adding(q, now) && now - q->wanted_ns < q->dev->irq_hold_max_ns)
+    cost = atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed);
+    if (now - q->arrival_ns < cost &&
+        now - q->wanted_ns < MIN(HOLD_MAX_COSTS * cost, q->dev->irq_hold_max_ns))
         return true;
     /* It has no more, or is only held up: what is far below the belief changes it by half. */
     q->depth = q->completed >= q->depth / 2 ? q->completed : (q->depth + q->completed) / 2;
