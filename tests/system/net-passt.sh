@@ -37,7 +37,7 @@ check "it is the host's" nguest g1 'ip -4 addr show dev $(nic) | grep -F 192.0.2
 # The gateway's address leads to dom0 itself.
 mkdir -p /tmp/www && head -c 8M /dev/urandom >/tmp/www/file
 sum=$(md5sum </tmp/www/file)
-socat TCP-LISTEN:8000,bind=127.0.0.1,reuseaddr,fork 'SYSTEM:cat /tmp/www/file' &
+socat -U TCP-LISTEN:8000,bind=127.0.0.1,reuseaddr,fork OPEN:/tmp/www/file,rdonly &
 check "8 MiB from dom0" same "$(nguest g1 'socat -u TCP:192.0.2.1:8000 STDOUT | md5sum')" "$sum"
 kill "$passt"
 carrier() { nguest g1 'cat /sys/class/net/$(nic)/carrier'; }
