@@ -28,7 +28,7 @@ struct event_loop {
     uint64_t event_value; /* where the ring reads event_fd into */
     struct loop_op event_op;
     bool event_armed;
-    bool submit_later; /* asked for in this turn */
+    bool submit_later, submit_now; /* asked for in this turn */
     struct loop_poller *pollers;
     struct loop_timer *timers;
     int64_t poll_max_ns, poll_window_ns, poll_since_ns;
@@ -216,6 +216,11 @@ void loop_submit_later(struct event_loop *loop)
     loop->submit_later = true;
 }
 
+void loop_submit_now(struct event_loop *loop)
+{
+    loop->submit_now = true;
+}
+
 struct io_uring *loop_ring(struct event_loop *loop)
 {
     return &loop->ring;
@@ -270,7 +275,7 @@ static void submit(struct event_loop *loop)
 {
     unsigned flags = IO_URING_READ_ONCE(*loop->ring.sq.kflags);
 
-    if ((io_uring_sq_ready(&loop->ring) > 0 && !loop->submit_later) ||
+    if ((io_uring_sq_ready(&loop->ring) > 0 && (!loop->submit_later || loop->submit_now)) ||
         (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0) {
         count_one(&loop->stats->syscalls);
         (void)io_uring_submit_and_get_events(&loop->ring);
@@ -412,7 +417,7 @@ static bool serve(struct event_loop *loop)
     bool progress;
 
     count_one(&loop->stats->turns);
-    loop->submit_later = false;
+    loop->submit_later = loop->submit_now = false;
     progress = run_inbox(loop);
     progress |= reap(loop);
     for (struct loop_poller *p = loop->pollers, *next; p != NULL; p = next) {

@@ -93,6 +93,8 @@ struct io_uring *loop_ring(struct event_loop *loop);
  * how many entries wait.
  */
 void loop_submit_later(struct event_loop *loop);
+/* What was prepared in this turn takes the host long: no waiting for more. */
+void loop_submit_now(struct event_loop *loop);
 unsigned loop_unsubmitted(const struct event_loop *loop);
 
 void loop_add_poller(struct event_loop *loop, struct loop_poller *poller);

@@ -22,6 +22,7 @@
 #define QUEUES_MAX 16u /* each with counters of its own */
 static_assert(QUEUES_MAX <= STATS_QUEUES_MAX, "stats.h");
 #define SEGMENT_MAX (1u << 20)      /* bytes: size_max */
+#define LARGE_REQUEST (32u << 10)   /* bytes */
 
 /* Ranges in one DISCARD or SECURE_ERASE, and sectors in one range: 1 GiB. */
 #define DISCARD_RANGES_MAX 8u
@@ -193,6 +194,9 @@ static void submit(struct blk_request *request)
     struct blk_channel *shared = blk->queues[virtqueue_index(request->chain.vq)];
 
     request->io.done = io_done;
+    /* Copying it takes longer than the driver needs for the next one: both at the same time. */
+    if (request->io.len >= LARGE_REQUEST)
+        loop_submit_now(virtio_queue_loop(blk->dev, request->chain.vq));
     if (shared)
         block_submit(shared->channel, &request->io);
     else

@@ -382,7 +382,7 @@ static void test_daemon_file(void **state)
     assert_int_equal(config.log_level, LOG_LEVEL_INFO);
     assert_int_equal(config.worker_uid_base, 1996488704);
     assert_true(config.iothreads_auto);
-    assert_int_equal(config.poll_max_us, 500);
+    assert_int_equal(config.poll_max_us, 2000);
 
     /* What is installed changes nothing. */
     assert_int_equal(daemon_config_load(DEFAULTS_FILE, &defaults, error, sizeof(error)), 0);
