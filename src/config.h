@@ -27,19 +27,6 @@ struct config_key {
     const char *help;          /* one line, for viodctl check and the man page */
 };
 
-/* clang-format off */
-/* Every virtio device has rings; these decide what is offered to the driver. */
-#define RING_KEYS                                                                                  \
-    {.name = "packed", .type = KEY_BOOL, .default_value = "no",                                    \
-     .help = "offer packed rings"},                                                                \
-    {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes",                                \
-     .help = "offer the ring option that saves notifications"},                                    \
-    {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
-     .help = "offer indirect descriptors"},                                                        \
-    {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
-     .help = "offer to use buffers in the order in which they were made available"}
-/* clang-format on */
-
 struct config_value {
     const struct config_key *key;
     char *value;               /* owned; NULL = default */
@@ -133,8 +120,6 @@ struct device_type {
     /* Supervisor: the device is gone; removes from the host what open or ask made. May be NULL. */
     void (*close)(struct device_config *config);
 };
-extern const struct device_type net_type;
-extern const struct device_type vsock_type;
 extern const struct device_type *const device_types[];
 const struct device_type *device_type_by_id(uint16_t virtio_id);
 const struct device_type *device_type_by_name(const char *name);

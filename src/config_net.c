@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config.h"
+#include "config_types.h"
 
 #define NAME_MAX_LEN 15u /* IFNAMSIZ, less the end */
 

@@ -20,6 +20,7 @@
 
 /* clang-format on */
 
-extern const struct device_type console_type; /* config_console.c */
+/* Each in the file config_<type>.c. */
+extern const struct device_type net_type, console_type, vsock_type;
 
 #endif

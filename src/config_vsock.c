@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "config.h"
+#include "config_types.h"
 #include "log.h"
 
 /* So CIDs from 3 to this one are free for the administrator's own numbering. */

@@ -253,8 +253,8 @@ static void guest_json(struct supervisor *s, FILE *out, const struct guest *g,
                 stat_get(&g->stats->mmio_reads), stat_get(&g->stats->mmio_writes),
                 stat_get(&g->stats->notifies), stat_get(&g->stats->invalidates),
                 stat_get(&g->stats->map_calls), stat_get(&g->stats->mapped_kib[0]),
-                stat_get(&g->stats->mapped_kib[1]), stat_get(&g->stats->memory_drops), t.threads, t.turns, t.sleeps, t.syscalls,
-                t.poll_hits, t.poll_misses);
+                stat_get(&g->stats->mapped_kib[1]), stat_get(&g->stats->memory_drops), t.threads,
+                t.turns, t.sleeps, t.syscalls, t.poll_hits, t.poll_misses);
     }
     fputs(",\"devices\":[", out);
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {

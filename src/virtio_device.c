@@ -285,8 +285,8 @@ static bool queue_poll(struct loop_poller *poller)
 {
     struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
     struct virtio_device *dev = q->dev;
+    int n, taken = 0;
     bool progress;
-    int n;
 
     if (q->stopping || q->pausing)
         return drain(q);
@@ -295,6 +295,7 @@ static bool queue_poll(struct loop_poller *poller)
     if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
         n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
         if (n > 0) {
+            taken = n;
             note_arrival(q);
             progress = true;
         } else if (n == -EAGAIN) {
@@ -313,6 +314,8 @@ static bool queue_poll(struct loop_poller *poller)
     if (hold_submission(q)) {
         loop_submit_later(q->loop);
         progress = true;
+    } else if (taken > 0) {
+        loop_submit_now(q->loop); /* even if another queue of this loop would wait */
     }
     return progress || q->irq_wanted;
 }
