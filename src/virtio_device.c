@@ -12,36 +12,13 @@
 #include "config.h"
 #include "log.h"
 #include "stats.h"
+#include "virtio_device_internal.h"
 
 #ifndef VIRTIO_F_NOTIFICATION_DATA
 #define VIRTIO_F_NOTIFICATION_DATA 38 /* Linux 6.4 */
 #endif
 
-/* Chains taken per queue and turn, so that queues of one thread share it fairly. */
-#define QUEUE_BUDGET 64
-/* Requests that are submitted together at most, when there is a choice. */
-#define SUBMIT_BATCH 8u
-/* An interrupt that waits for company waits at most this long, or as many times its cost ... */
-#define HOLD_MAX_NS INT64_C(10000000)
-#define HOLD_MAX_COSTS 16
-/* ... and, since the driver last added a buffer, what an interrupt costs the driver, within ... */
-#define IRQ_COST_MIN_NS INT64_C(2000)
-#define IRQ_COST_MAX_NS INT64_C(500000)
-#define IRQ_COST_FIRST_NS INT64_C(10000)
-/* How long a driver may take from its acknowledgement to its look at the rings. */
-#define RECHECK_NS 1000000
-
 #define BIT64(n) (UINT64_C(1) << (n))
-
-static struct virtio_queue *queue_of(struct virtio_device *dev, const struct virtqueue *vq)
-{
-    return &dev->queues[virtqueue_index(vq)];
-}
-
-static uint8_t status_of(struct virtio_device *dev)
-{
-    return atomic_load_explicit(&dev->status, memory_order_relaxed);
-}
 
 static void publish_status(struct virtio_device *dev)
 {
@@ -57,7 +34,7 @@ static void publish_status(struct virtio_device *dev)
  * just before this event and acknowledge just after it (4.2.3.4.1 lets it handle first, then
  * acknowledge); events_since_isr_read, set before the bit, tells virtio_device_acknowledge.
  */
-static void raise_interrupt(struct virtio_device *dev, uint32_t bit)
+void virtio_device_interrupt(struct virtio_device *dev, uint32_t bit)
 {
     int ret;
 
@@ -95,7 +72,7 @@ void virtio_device_acknowledge(struct virtio_device *dev, uint32_t bits)
     bits &= atomic_fetch_and(&dev->isr, ~bits);
     missed = bits & atomic_fetch_and(&dev->events_since_isr_read, ~bits);
     if ((missed & VIRTIO_MMIO_INT_CONFIG) != 0)
-        raise_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
+        virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
     if ((missed & VIRTIO_MMIO_INT_VRING) != 0)
         for (unsigned i = 0; i < dev->n_queues; i++)
             if (dev->queues[i].phase == QUEUE_RUNNING && !dev->queues[i].start_deferred)
@@ -112,298 +89,7 @@ void virtio_device_broken(struct virtio_device *dev, const char *why)
     stat_add(&dev->stats->needs_reset, 1);
     publish_status(dev);
     if ((old & VIRTIO_CONFIG_S_DRIVER_OK) != 0) /* 2.1.2 */
-        raise_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
-}
-
-/* ---- the queue in its I/O thread ---- */
-
-/* Publishes what was completed. True if anything was. */
-static bool flush(struct virtio_queue *q)
-{
-    unsigned n = virtqueue_unpublished(q->vq);
-
-    if (n == 0)
-        return false;
-    stat_add(&q->stats->batches, 1);
-    q->completed += n;
-    if (virtqueue_flush(q->vq) && !q->irq_wanted) {
-        q->irq_wanted = true;
-        q->wanted_ns = q->may_hold ? monotonic_ns() : 0;
-    }
-    return true;
-}
-
-static bool still_adding(const struct virtio_queue *q, int64_t now)
-{
-    return now - q->arrival_ns <
-           atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed);
-}
-
-/*
- * For the same driver, requests go to the kernel in batches: some at a time while many are still to
- * come, one by one at the end, so that the last one is not late for the interrupt.
- */
-static bool hold_submission(const struct virtio_queue *q)
-{
-    unsigned outstanding = virtqueue_in_flight(q->vq) + q->completed;
-    unsigned waiting = loop_unsubmitted(q->loop);
-
-    if (!q->may_hold || waiting == 0 || outstanding >= q->depth || !loop_polling_pays(q->loop))
-        return false;
-    return waiting < MIN(SUBMIT_BATCH, (q->depth - outstanding + 1) / 2) &&
-           still_adding(q, monotonic_ns());
-}
-
-/*
- * A fast backend has a request done while the driver still prepares the next one. An interrupt for
- * each would cost the driver two traps (InterruptStatus, InterruptACK), in which it adds nothing, so
- * that the next request comes alone again. So the interrupt waits, while what is done is published
- * already, until all that the driver is believed to keep outstanding is done - then it has nothing
- * else to do - or until it has added nothing for as long as an interrupt would have cost it. A driver
- * that waits for each request keeps one outstanding: its interrupts never wait.
- */
-static bool hold_interrupt(struct virtio_queue *q)
-{
-    int64_t now, cost;
-
-    if (!q->may_hold || q->completed >= q->depth || !loop_polling_pays(q->loop))
-        return false;
-    now = monotonic_ns();
-    cost = atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed);
-    if (now - q->arrival_ns < cost &&
-        now - q->wanted_ns < MIN(HOLD_MAX_COSTS * cost, q->dev->irq_hold_max_ns))
-        return true;
-    /* It has no more, or is only held up: what is far below the belief changes it by half. */
-    q->depth = q->completed >= q->depth / 2 ? q->completed : (q->depth + q->completed) / 2;
-    q->depth = MAX(q->depth, 1u);
-    return false;
-}
-
-static void deliver_interrupt(struct virtio_queue *q)
-{
-    q->irq_wanted = false;
-    q->delivered = q->completed;
-    q->completed = 0;
-    /* The driver may have come for them by itself meanwhile. */
-    if (q->depth > 1 && virtqueue_driver_lag(q->vq) < DRIVER_BEHIND)
-        return;
-    stat_add(&q->stats->interrupts, 1);
-    raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
-    if (q->loop == q->dev->mmio_loop)
-        loop_expect(q->loop); /* the driver will read InterruptStatus */
-}
-
-static void note_arrival(struct virtio_queue *q)
-{
-    unsigned depth = q->depth;
-    enum driver_lag lag;
-
-    if (!q->may_hold)
-        return;
-    q->arrival_ns = monotonic_ns();
-    lag = virtqueue_driver_lag(q->vq);
-    if (lag != DRIVER_BEHIND)
-        q->delivered = 0; /* it has looked at them */
-    if (lag < DRIVER_BEHIND) {
-        q->completed = 0; /* and at these */
-        q->irq_wanted = false;
-    }
-    /*
-     * The driver went on adding after an interrupt that said that all it has is done: there is more,
-     * and only more patience can tell how much. Less than that shows above.
-     */
-    if (q->delivered > 0)
-        depth = MAX(depth, 2 * q->delivered);
-    depth = MAX(depth, virtqueue_in_flight(q->vq) + q->completed);
-    q->depth = MIN(depth, q->setup.size);
-}
-
-static void run_recheck(struct loop_work *work)
-{
-    struct virtio_queue *q = container_of(work, struct virtio_queue, recheck);
-
-    if (q->running && q->recheck_timer.due_ns == 0)
-        loop_set_timer(q->loop, &q->recheck_timer, RECHECK_NS);
-}
-
-static void recheck_now(struct loop_timer *timer)
-{
-    struct virtio_queue *q = container_of(timer, struct virtio_queue, recheck_timer);
-
-    if (virtqueue_driver_lag(q->vq) >= DRIVER_BEHIND)
-        raise_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
-}
-
-static void finish_pause(struct virtio_queue *q)
-{
-    virtqueue_forget_mapping(q->vq);
-    q->pausing = false;
-    q->is_paused = true;
-    loop_post(q->dev->mmio_loop, &q->paused);
-}
-
-/* The queue is to become quiet. True when it did. */
-static bool drain(struct virtio_queue *q)
-{
-    if (q->dev->ops->queue_drain != NULL && virtqueue_in_flight(q->vq) > 0)
-        q->dev->ops->queue_drain(q->dev, q->vq);
-    flush(q);
-    if (q->irq_wanted)
-        deliver_interrupt(q);
-    if (virtqueue_in_flight(q->vq) > 0)
-        return false; /* its completion turns the loop, and we are called again */
-    if (q->stopping && q->dev->ops->queue_idle != NULL && !q->dev->ops->queue_idle(q->dev, q->vq))
-        return false; /* likewise */
-    if (q->pausing)
-        finish_pause(q);
-    if (q->stopping) {
-        q->running = false;
-        q->stopping = false;
-        q->poller.hot = false;
-        loop_remove_poller(q->loop, &q->poller);
-        loop_cancel_timer(q->loop, &q->recheck_timer);
-        if (q->dev->ops->queue_stopped != NULL)
-            q->dev->ops->queue_stopped(q->dev, q->vq);
-        virtqueue_stop(q->vq);
-        loop_post(q->dev->mmio_loop, &q->stopped);
-    }
-    return true;
-}
-
-static bool is_active(const struct virtio_queue *q)
-{
-    return q->running && !q->stopping && !q->pausing && !q->is_paused && !q->stalled &&
-           (status_of(q->dev) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
-}
-
-static bool may_look(const struct virtio_queue *q)
-{
-    return is_active(q) && !q->held;
-}
-
-static bool queue_poll(struct loop_poller *poller)
-{
-    struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
-    struct virtio_device *dev = q->dev;
-    int n, taken = 0;
-    bool progress;
-
-    if (q->stopping || q->pausing)
-        return drain(q);
-    progress = flush(q);
-    /* Broken: a pop of the device's own found it (virtio_queue_active); it is reported here. */
-    if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
-        n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
-        if (n > 0) {
-            taken = n;
-            note_arrival(q);
-            progress = true;
-        } else if (n == -EAGAIN) {
-            q->stalled = true;
-            dev->memory_stale(dev);
-        } else if (n < 0) {
-            virtio_device_broken(dev, virtqueue_error(q->vq));
-        }
-        progress |= n < 0;
-    }
-    progress |= flush(q); /* what was done at once */
-    if (q->irq_wanted && !hold_interrupt(q)) {
-        deliver_interrupt(q);
-        progress = true;
-    }
-    if (hold_submission(q)) {
-        loop_submit_later(q->loop);
-        progress = true;
-    } else if (taken > 0) {
-        loop_submit_now(q->loop); /* even if another queue of this loop would wait */
-    }
-    return progress || q->irq_wanted;
-}
-
-static bool queue_arm(struct loop_poller *poller)
-{
-    struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
-
-    return may_look(q) && virtqueue_enable_notify(q->vq);
-}
-
-static void queue_disarm(struct loop_poller *poller)
-{
-    struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
-
-    if (may_look(q))
-        virtqueue_disable_notify(q->vq);
-}
-
-static void run_start(struct loop_work *work)
-{
-    struct virtio_queue *q = container_of(work, struct virtio_queue, start);
-
-    /* Checked when QueueReady was written: cannot fail. */
-    if (virtqueue_start(q->vq, &q->setup) < 0)
-        virtio_device_broken(q->dev, "queue set-up changed under us");
-    q->running = true;
-    q->stalled = false;
-    q->held = false;
-    q->is_paused = false;
-    q->irq_wanted = false;
-    q->completed = q->delivered = 0;
-    q->depth = 1;
-    q->may_hold = q->dev->ops->requests && virtio_has_feature(q->dev, VIRTIO_RING_F_EVENT_IDX);
-    q->poller.hot = true;
-    if (q->dev->ops->queue_started != NULL)
-        q->dev->ops->queue_started(q->dev, q->vq);
-    loop_add_poller(q->loop, &q->poller);
-}
-
-static void run_stop(struct loop_work *work)
-{
-    container_of(work, struct virtio_queue, stop)->stopping = true;
-}
-
-/* The loop turns, and so the queue is looked at: there is nothing else to do. */
-static void run_kick(struct loop_work *work)
-{
-    (void)work;
-}
-
-static void run_pause(struct loop_work *work)
-{
-    struct virtio_queue *q = container_of(work, struct virtio_queue, pause);
-
-    if (q->running)
-        q->pausing = true;
-    else
-        finish_pause(q);
-}
-
-static void run_resume(struct loop_work *work)
-{
-    struct virtio_queue *q = container_of(work, struct virtio_queue, resume);
-
-    q->is_paused = false;
-    q->stalled = false;
-}
-
-void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq)
-{
-    queue_of(dev, vq)->held = true;
-}
-
-/* Called in the loop's thread, so the loop turns and looks at the queue before it sleeps. */
-void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
-{
-    queue_of(dev, vq)->held = false;
-}
-
-bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq)
-{
-    return is_active(queue_of(dev, vq));
-}
-
-struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq)
-{
-    return queue_of(dev, vq)->loop;
+        virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
 }
 
 /* ---- starting and stopping: MMIO thread ---- */
@@ -636,7 +322,7 @@ void virtio_device_config_changed(struct virtio_device *dev)
     dev->config_generation++;
     stat_add(&dev->stats->config_changes, 1);
     if ((status_of(dev) & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
-        raise_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
+        virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
 }
 
 uint64_t virtio_device_read_config(struct virtio_device *dev, uint32_t offset, unsigned size)
@@ -684,18 +370,9 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
         /* Devices with one loop are spread by their slots. */
         q->loop = env->io_loops[(dev->ops->one_loop ? dev->irq : i) % env->n_io_loops];
         q->stats = &dev->stats->queues[MIN(i, STATS_QUEUES_MAX - 1)];
-        q->start.run = run_start;
-        q->stop.run = run_stop;
         q->stopped.run = run_stopped;
-        q->kick.run = run_kick;
-        q->recheck.run = run_recheck;
-        q->recheck_timer.expired = recheck_now;
-        q->pause.run = run_pause;
         q->paused.run = run_paused;
-        q->resume.run = run_resume;
-        q->poller.poll = queue_poll;
-        q->poller.arm = queue_arm;
-        q->poller.disarm = queue_disarm;
+        virtio_queue_init(q);
         clear_queue_registers(q);
     }
     return 0;

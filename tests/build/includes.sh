@@ -10,7 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
 rules='
 src/devices/*                  types|log|stats|iov|config|backend|event_loop|virtio_device|virtqueue|devices/[a-z_0-9]+
 src/virtio_mmio.[ch]           types|log|event_loop|virtio_mmio|virtio_device
-src/virtio_device.[ch]         types|log|stats|config|event_loop|virtio_device|virtqueue
+src/virtio_device*.[ch]        types|log|stats|config|event_loop|virtio_device|virtio_device_internal|virtqueue
+src/virtio_queue.c             types|log|stats|event_loop|virtio_device_internal|virtqueue
 src/virtqueue*                 types|log|iov|virtqueue|virtqueue_internal|guest_memory
 src/guest_memory.[ch]          types|log|guest_memory|hypervisor
 src/hypervisor.h               types
