@@ -432,6 +432,55 @@ static struct test_poller poller_of(struct event_loop *loop)
         .poller = {.poll = poller_poll, .arm = poller_arm, .disarm = poller_disarm}, .loop = loop};
 }
 
+struct patient {
+    struct loop_poller poller;
+    struct event_loop *loop;
+    bool later, now;
+};
+
+static bool patient_poll(struct loop_poller *poller)
+{
+    struct patient *p = container_of(poller, struct patient, poller);
+
+    if (p->later)
+        loop_submit_later(p->loop);
+    if (p->now)
+        loop_submit_now(p->loop);
+    return p->later;
+}
+
+/* What is prepared may wait for more, and what cannot wait takes the rest along. */
+static void test_submission_that_waits(void **state)
+{
+    struct event_loop *loop = make();
+    struct patient patient = {.poller.poll = patient_poll, .loop = loop};
+    struct operation operation = {.op.done = operation_done};
+    struct io_uring_sqe *sqe;
+
+    (void)state;
+    settle(loop);
+    loop_add_poller(loop, &patient.poller);
+    for (unsigned round = 1; round <= 2; round++) {
+        patient.later = true;
+        patient.now = false;
+        sqe = loop_sqe(loop);
+        io_uring_prep_nop(sqe);
+        loop_sqe_op(sqe, &operation.op);
+        for (unsigned i = 0; i < 10; i++)
+            assert_int_equal(event_loop_turn(loop, 0), 1);
+        assert_int_equal(loop_unsubmitted(loop), 1);
+        assert_int_equal(operation.done, round - 1);
+        patient.now = round == 1;
+        patient.later = round == 1;
+        event_loop_turn(loop, 0);
+        assert_int_equal(loop_unsubmitted(loop), 0);
+        event_loop_turn(loop, 0);
+        assert_int_equal(operation.done, round);
+    }
+    loop_remove_poller(loop, &patient.poller);
+    event_loop_destroy(loop);
+}
+
 static void test_pollers(void **state)
 {
     struct event_loop *loop = make();
@@ -588,6 +637,7 @@ int main(void)
         cmocka_unit_test(test_timers),
         cmocka_unit_test(test_turn_sleeps_no_longer_than_asked),
         cmocka_unit_test(test_pollers),
+        cmocka_unit_test(test_submission_that_waits),
         cmocka_unit_test(test_stop_wakes_a_sleeping_loop),
         cmocka_unit_test(test_idle_loop_makes_no_turn),
         cmocka_unit_test(test_adaptive_polling),
