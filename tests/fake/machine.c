@@ -132,11 +132,16 @@ void machine_write_start(struct machine *m, unsigned vcpu, uint32_t offset, uint
     machine_turn(m);
 }
 
+void machine_invalidate(struct machine *m)
+{
+    fake_trap(m->fake, 1, REQUEST_INVALIDATE, 0, 4, UINT64_MAX);
+    machine_settle(m);
+}
+
 void machine_balloon_out(struct machine *m, uint64_t gpa, size_t pages)
 {
     fake_balloon_out(m->fake, gpa, pages);
-    fake_trap(m->fake, 1, REQUEST_INVALIDATE, 0, 4, UINT64_MAX);
-    machine_settle(m);
+    machine_invalidate(m);
 }
 
 static const struct loop_config loop_config = {.poll_max_ns = 50000, .entries = 64};

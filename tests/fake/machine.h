@@ -82,7 +82,9 @@ static inline void machine_write32(struct machine *m, uint32_t offset, uint32_t 
     machine_write(m, offset, 4, value);
 }
 
-/* The guest gives pages back, as Xen tells it: an INVALIDATE request of vCPU 1. */
+/* Xen says that pages went: an INVALIDATE request of vCPU 1. */
+void machine_invalidate(struct machine *m);
+/* The guest gives pages back, and Xen says so at once. */
 void machine_balloon_out(struct machine *m, uint64_t gpa, size_t pages);
 
 #endif

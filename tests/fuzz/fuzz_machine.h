@@ -147,9 +147,10 @@ static inline void fuzz_step(struct fuzz *f)
         break;
     }
     case 6:
+        /* Between Xen's taking the page and its saying so other vCPUs go on: see fuzz_run. */
         fake_balloon_out(f->m->fake, f->page.addr, 1);
         if (what & 16)
-            machine_balloon_out(f->m, f->page.addr, 1);
+            machine_invalidate(f->m);
         break;
     case 7: fake_balloon_in(f->m->fake, f->page.addr, 1); break;
     case 8: fuzz_restart(f); break;
@@ -181,6 +182,8 @@ static inline void fuzz_run(struct fuzz *f, const struct virtio_device_ops *ops,
                  n_queues, FUZZ_RING);
     for (unsigned i = 0; i < FUZZ_STEPS && f->left > 0; i++)
         fuzz_step(f);
+    /* Xen says at last that pages went. Only what is written after that is written to another's. */
+    machine_invalidate(f->m);
     fuzz_restart(f);
 }
 
