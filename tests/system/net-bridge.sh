@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# shellcheck disable=SC2016,SC2154  # the guest's shell expands; $job comes from nguest_job
+# checks: two guests on a bridge: DHCP, packets up to the MTU 9000, VLAN, addresses, link, a large file, wrong checksums
+# files: common.bash net.bash
+# timeout: 1800
+. ./common.bash
+. ./net.bash
+
+MIB=${MIB:-64}
+new_bridge xenbr0 10.0.0.1/24 9000
+dnsmasq --conf-file=/dev/null --interface=xenbr0 --bind-interfaces --port=0 --user=root \
+    --dhcp-range=10.0.0.100,10.0.0.200,1h --dhcp-option=option:mtu,9000 --dhcp-leasefile=/tmp/leases \
+    --pid-file=/tmp/dnsmasq.pid
+configure g1 <<END
+[net0]
+bridge = xenbr0
+END
+# The other one with the other kind of rings.
+configure g2 <<END
+[net0]
+bridge = xenbr0
+packed = yes
+END
+domu_create g1 vcpus=2 root=/dev/vda "disk=[$(virtio_disk "$DOMU_ROOT1" xvda)]" "virtio=$(net_devices 1)" ||
+    give_up "xl create g1"
+domu_create g2 root=/dev/vda "disk=[$(virtio_disk "$DOMU_ROOT2" xvda)]" "virtio=$(net_devices 1)" ||
+    give_up "xl create g2"
+must "a guest comes up" up g1
+must "another comes up" up g2
+
+# --- DHCP -------------------------------------------------------------------------
+dhcp='cat >/tmp/udhcpc <<"END"
+#!/bin/bash
+[[ $1 != bound ]] || { ip addr flush dev "$interface"; ip addr add "$ip/24" dev "$interface"; }
+END
+chmod +x /tmp/udhcpc
+n=$(nic) && ip link set $n up && busybox udhcpc -i $n -n -q -t 20 -T 2 -s /tmp/udhcpc'
+address() { nguest "$1" 'ip -4 -o addr show dev $(nic) | sed "s/.*inet \([0-9.]*\).*/\1/"'; }
+mac() { nguest "$1" 'cat /sys/class/net/$(nic)/address'; }
+for name in g1 g2; do
+    must "$name: an address by DHCP" nguest $name "$dhcp"
+    check "$name: dnsmasq knows it by its MAC address" grep -F "$(mac $name) $(address $name)" /tmp/leases
+done
+a1=$(address g1) a2=$(address g2)
+check "two addresses" test "$a1" != "$a2"
+check "two MAC addresses" test "$(mac g1)" != "$(mac g2)"
+
+# --- sizes ------------------------------------------------------------------------
+check "the guests know the bridge's MTU" same "$(nguest g1 'cat /sys/class/net/$(nic)/mtu') $(nguest g2 'cat /sys/class/net/$(nic)/mtu')" "9000 9000"
+for size in 0 1 18 1472 4000 8972; do
+    check "ping between guests, $size bytes" nguest g1 "ping -M do -c 2 -W 20 -s $size $a2"
+done
+check_not "a packet larger than the MTU is refused" nguest g1 "ping -M do -c 1 -W 2 -s 8973 $a2"
+check "in fragments, 30000 bytes" nguest g1 "ping -c 2 -W 20 -s 30000 $a2"
+
+# --- VLAN --------------------------------------------------------------------------
+for name in g1 g2; do
+    number=${name#g}
+    check "$name: VLAN 42" nguest $name "n=\$(nic) && ip link add link \$n name v42 type vlan id 42 && ip link set v42 up && ip addr add 10.42.0.$number/24 dev v42"
+done
+check "ping in the VLAN" nguest g1 "ping -c 2 -W 20 -s 5000 10.42.0.2"
+drops=$(number g2 .rx.drops)
+check "g2 leaves it" nguest g2 "ip link delete v42"
+check_not "no ping in the VLAN" nguest g1 "ping -c 2 -W 2 10.42.0.2"
+check "its frames were not even delivered" test "$(number g2 .rx.drops)" -gt "$drops"
+
+# --- MAC addresses ---------------------------------------------------------------------
+new=02:00:00:12:34:56
+check "g2: another MAC address" nguest g2 "n=\$(nic); ip link set \$n address $new && [[ \$(<\"/sys/class/net/\$n/address\") == $new ]]"
+nguest g1 "ip neigh flush all"
+check "ping to it" nguest g1 "ping -c 2 -W 20 $a2"
+check "by its new address" nguest g1 "ip neigh show $a2 | grep -i $new"
+
+# --- the link -----------------------------------------------------------------------------
+carrier() { nguest "$1" 'cat /sys/class/net/$(nic)/carrier'; }
+check "viodctl link down" viodctl link g2 net0 down
+check "the guest sees it" wait_for "$LONG" '[[ $(carrier g2) == 0 ]]'
+check_not "no ping" nguest g1 "ping -c 1 -W 2 $a2"
+check "viodctl link up" viodctl link g2 net0 up
+check "the guest sees it" wait_for "$LONG" '[[ $(carrier g2) == 1 ]]'
+check "ping again" nguest g1 "ping -c 2 -W 20 $a2"
+check_not "viodctl link sideways" viodctl link g2 net0 sideways
+check_not "viodctl link of a disk" viodctl link g2 xvda down
+
+# --- a large file, from guest to guest ---------------------------------------------------
+nguest_job g2 "timeout $LONG socat -u TCP-LISTEN:5000 STDOUT | md5sum"
+listener=$job
+wait_for 60 'nguest g2 "ss -ltn | grep -q :5000"'
+sum=$(nguest g1 "head -c ${MIB}M /dev/urandom | tee >(md5sum >/tmp/sum) | timeout $LONG socat -u STDIN TCP:$a2:5000; sleep 1; cat /tmp/sum")
+check "$MIB MiB from guest to guest arrive as they were" same "$(domu_wait "$listener")" "$sum"
+for name in g1 g2; do viodctl show $name net0 | sed 's/^/        /'; done
+
+# --- checksums -------------------------------------------------------------------------------
+# netem flips a bit of the packets that leave dom0 towards g1; the checksum is made before (tx off).
+tap=viod$(domu_id g1).0
+errors() { nguest g1 "grep '^Tcp: [0-9]' /proc/net/snmp | cut -d' ' -f14"; }
+tcp_sum=$(head -c 2M /dev/urandom | tee /tmp/file | md5sum)
+before=$(errors)
+ethtool -K xenbr0 tx off >/dev/null 2>&1
+tc qdisc add dev "$tap" root netem corrupt 5% || echo "        no netem"
+nguest_job g1 "socat -u TCP-LISTEN:5001 STDOUT | md5sum"
+listener=$job
+wait_for 60 'nguest g1 "ss -ltn | grep -q :5001"'
+timeout 300 socat -u STDIN "TCP:$a1:5001" </tmp/file
+check "2 MiB over a line that corrupts packets arrive as they were" same "$(domu_wait "$listener")" "$tcp_sum"
+check "segments with a wrong checksum were dropped" test "$(errors)" -gt "$before"
+tc qdisc del dev "$tap" root
+
+check "nothing broke" no_errors
+for name in g1 g2; do
+    check "$name: no frame in error" same "$(number $name .rx.errors) $(number $name .tx.errors)" "0 0"
+done
+domu_destroy g1 g2
+check "with the guests go their TAPs" wait_for 60 '! ls /sys/class/net | grep -q ^viod'
+finish
