@@ -129,8 +129,11 @@ struct virtio_queue {
     bool irq_wanted;
     unsigned completed;      /* since the last interrupt */
     unsigned delivered;      /* by the last interrupt */
+    unsigned early;          /* of them, those that were not done yet when it was raised */
     unsigned depth;          /* requests that the driver is believed to keep outstanding */
     int64_t arrival_ns, wanted_ns; /* when buffers last came; when the interrupt was first wanted */
+    int64_t full_ns; /* since when all of `depth` are here, while some are not done; or 0 */
+    int64_t tail_ns; /* how long that lasts, usually */
 };
 
 struct virtio_device {

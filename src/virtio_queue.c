@@ -11,21 +11,31 @@
 #define QUEUE_BUDGET 64
 /* Requests that are submitted together at most, when there is a choice. */
 #define SUBMIT_BATCH 8u
+/* How long the last requests take until more is known: too long for an early interrupt. */
+#define TAIL_FIRST_NS 1000000000
 /* How long a driver may take from its acknowledgement to its look at the rings. */
 #define RECHECK_NS 1000000
 
 /* Publishes what was completed. True if anything was. */
 static bool flush(struct virtio_queue *q)
 {
-    unsigned n = virtqueue_unpublished(q->vq);
+    unsigned n = virtqueue_unpublished(q->vq), foretold;
 
     if (n == 0)
         return false;
     stat_add(&q->stats->batches, 1);
-    q->completed += n;
-    if (virtqueue_flush(q->vq) && !q->irq_wanted) {
+    if (q->full_ns != 0 && virtqueue_in_flight(q->vq) == 0) {
+        q->tail_ns = (3 * q->tail_ns + monotonic_ns() - q->full_ns) / 4;
+        q->full_ns = 0;
+    }
+    foretold = MIN(q->early, n);
+    q->early -= foretold;
+    q->completed += n - foretold;
+    if (virtqueue_flush(q->vq)) {
+        q->completed += foretold; /* too late: the driver has looked at the ring already */
+        if (!q->irq_wanted)
+            q->wanted_ns = q->may_hold ? monotonic_ns() : 0;
         q->irq_wanted = true;
-        q->wanted_ns = q->may_hold ? monotonic_ns() : 0;
     }
     return true;
 }
@@ -58,6 +68,10 @@ static bool hold_submission(const struct virtio_queue *q)
  * already, until all that the driver is believed to keep outstanding is done - then it has nothing
  * else to do - or until it has added nothing for as long as an interrupt would have cost it. A driver
  * that waits for each request keeps one outstanding: its interrupts never wait.
+ *
+ * Between the interrupt and its acknowledgement, after which the driver looks at the ring, the last
+ * requests go on: where they are usually done within that time, the interrupt does not wait for them.
+ * If they are late for once, an interrupt of their own follows: virtqueue_flush asks the ring.
  */
 static bool hold_interrupt(struct virtio_queue *q)
 {
@@ -67,6 +81,10 @@ static bool hold_interrupt(struct virtio_queue *q)
         return false;
     now = monotonic_ns();
     cost = atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed);
+    if (q->full_ns != 0 && now - q->full_ns + cost >= q->tail_ns) {
+        q->early = virtqueue_in_flight(q->vq);
+        return false;
+    }
     if (now - q->arrival_ns < cost &&
         now - q->wanted_ns < MIN(HOLD_MAX_COSTS * cost, q->dev->irq_hold_max_ns))
         return true;
@@ -79,11 +97,13 @@ static bool hold_interrupt(struct virtio_queue *q)
 static void deliver_interrupt(struct virtio_queue *q)
 {
     q->irq_wanted = false;
-    q->delivered = q->completed;
+    q->delivered = q->completed + q->early;
     q->completed = 0;
     /* The driver may have come for them by itself meanwhile. */
-    if (q->depth > 1 && virtqueue_driver_lag(q->vq) < DRIVER_BEHIND)
+    if (q->depth > 1 && virtqueue_driver_lag(q->vq) < DRIVER_BEHIND) {
+        q->early = 0;
         return;
+    }
     stat_add(&q->stats->interrupts, 1);
     virtio_device_interrupt(q->dev, VIRTIO_MMIO_INT_VRING);
     if (q->loop == q->dev->mmio_loop)
@@ -92,7 +112,7 @@ static void deliver_interrupt(struct virtio_queue *q)
 
 static void note_arrival(struct virtio_queue *q)
 {
-    unsigned depth = q->depth;
+    unsigned depth = q->depth, outstanding;
     enum driver_lag lag;
 
     if (!q->may_hold)
@@ -111,8 +131,9 @@ static void note_arrival(struct virtio_queue *q)
      */
     if (q->delivered > 0)
         depth = MAX(depth, 2 * q->delivered);
-    depth = MAX(depth, virtqueue_in_flight(q->vq) + q->completed);
-    q->depth = MIN(depth, q->setup.size);
+    outstanding = virtqueue_in_flight(q->vq) + q->completed;
+    q->depth = MIN(MAX(depth, outstanding), q->setup.size);
+    q->full_ns = outstanding >= q->depth && virtqueue_in_flight(q->vq) > 0 ? q->arrival_ns : 0;
 }
 
 static void run_recheck(struct loop_work *work)
@@ -244,7 +265,9 @@ static void run_start(struct loop_work *work)
     q->held = false;
     q->is_paused = false;
     q->irq_wanted = false;
-    q->completed = q->delivered = 0;
+    q->completed = q->delivered = q->early = 0;
+    q->full_ns = 0;
+    q->tail_ns = TAIL_FIRST_NS;
     q->depth = 1;
     q->may_hold = q->dev->ops->requests && virtio_has_feature(q->dev, VIRTIO_RING_F_EVENT_IDX);
     q->poller.hot = true;

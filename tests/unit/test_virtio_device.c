@@ -676,6 +676,67 @@ static void test_interrupt_waits_for_a_busy_driver(void **state)
     }
 }
 
+#define LONGER_NS (INT64_C(1) << 58)
+
+/* Where the last requests are usually done while an interrupt is on its way, it does not wait for them. */
+static void test_interrupt_overtakes_the_last_requests(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct machine_config config = {.test = {.mode = TEST_HOLD}};
+        struct machine *m = machine_create(&config);
+        struct virtio_queue *q = &m->dev->queues[0];
+        struct test_device *device;
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1 | F_EVENT_IDX | (packed ? F_PACKED : 0), 1, 16);
+        device = test_device(m->dev);
+        want_interrupt(&d.rings[0]);
+        m->dev->irq_hold_max_ns = INT64_MAX;
+        atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+        q->depth = 4;
+        q->tail_ns = LONGER_NS;
+        add(&d, 0, 3);
+        turn(&d);
+        test_device_complete(device, 0);
+        q->tail_ns = 0;
+        turn(&d);
+        assert_int_equal(interrupts(m), 0); /* one is still to come */
+        q->tail_ns = LONGER_NS;
+        add(&d, 0, 1);
+        turn(&d);
+        assert_int_equal(interrupts(m), 0); /* all are here, but take long */
+        q->tail_ns = FOREVER_NS;
+        turn(&d);
+        assert_int_equal(interrupts(m), 1);
+        while (device->n_held > 0)
+            test_device_complete(device, 0);
+        turn(&d);
+        /* Done in time, and the driver is not told twice. */
+        assert_int_equal(interrupts(m), 1);
+        assert_in_range(q->tail_ns, 1, FOREVER_NS - 1); /* and learned from */
+        handle(&d, 4);
+        assert_int_equal(q->depth, 4);
+
+        /* Late, for once: not lost. */
+        atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+        add(&d, 0, 4);
+        turn(&d);
+        test_device_complete(device, 0);
+        turn(&d);
+        assert_int_equal(interrupts(m), 2);
+        handle(&d, 1);
+        while (device->n_held > 0)
+            test_device_complete(device, 0);
+        atomic_store(&m->dev->irq_cost_ns, 0);
+        turn(&d);
+        assert_int_equal(interrupts(m), 3);
+        handle(&d, 3);
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
 static void test_held_interrupt_comes_by_itself(void **state)
 {
     struct machine *m = machine_create(NULL);
@@ -727,6 +788,7 @@ int main(void)
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_interrupt_of_a_lone_request_never_waits),
         cmocka_unit_test(test_interrupt_waits_for_a_busy_driver),
+        cmocka_unit_test(test_interrupt_overtakes_the_last_requests),
         cmocka_unit_test(test_held_interrupt_comes_by_itself),
     };
 
