@@ -57,7 +57,12 @@ warm_up() {
 }
 
 # snapshot DIR WHEN
+marks=0
 snapshot() {
+    if [[ -x more/mark ]]; then
+        more/mark
+        echo $((marks++)) >"$1/mark.$2"
+    fi
     xenperf -p >"$1/xenperf.$2"
     counters >"$1/counters.$2"
 }
@@ -125,7 +130,7 @@ if [[ $counts == yes ]]; then
         echo "BEGIN counts $vcpus $label"
         backend_start "$label" || continue
         # What Xen counts when the same is done without a disk: noise of the measurement.
-        measure "$OUT/raw/$label/noise" --rw=randread --bs=4k --size=1m --ioengine=null --rate_iops=100
+        measure "$OUT/raw/$label/noise" --rw=randread --bs=4k --size=1m --ioengine=null --thinktime=900ms
         dir=$OUT/raw/$label/idle
         mkdir -p "$dir"
         sleep 1

@@ -6,7 +6,7 @@ import os
 import sys
 
 import chart
-from results import (COUNTS, count, difference, disturbance, measurement, median, ratio,
+from results import (COUNTS, INSTRUCTIONS, count, difference, disturbance, measurement, median, ratio,
                      read_text, spread, strace_counts, worker_counts)
 
 REFERENCE = "blkback"
@@ -29,11 +29,17 @@ def collect(folder):
         jobs = [line.split()[:2] for line in f if line.strip() and not line.startswith("#")]
     raw = os.path.join(folder, "raw")
     noise = {}
+    try:
+        with open(os.path.join(folder, "instructions.bin"), "rb") as f:
+            plugin = f.read(), int(setup["dom0_vcpus"])
+    except OSError:
+        plugin = ()
     for label in order:
-        one = measurement(os.path.join(raw, label, "noise"))
+        one = measurement(os.path.join(raw, label, "noise"), *plugin)
         if one:
-            # Only what Xen counts: viod's counters see this guest's disk alone.
-            noise[label] = {key: one["counts"].get(key, 0) for key in ("traps", "hypercalls", "events", "dm_ops")}
+            # Only what Xen and the plugin count: viod's counters see this guest's disk alone.
+            noise[label] = {key: one["counts"].get(key, 0) for key in (
+                "traps", "hypercalls", "events", "dm_ops", *(key for key, _, _ in INSTRUCTIONS))}
         extra = {}
         before, after = (worker_counts(read_text(raw, label, "idle", f"counters.{when}"))
                          for when in ("before", "after"))
@@ -54,7 +60,7 @@ def collect(folder):
                 continue
             rounds = {}
             for number in sorted(os.listdir(base), key=int):
-                one = measurement(os.path.join(base, number))
+                one = measurement(os.path.join(base, number), *plugin)
                 if one:
                     rounds[number] = one
             if rounds:
@@ -176,6 +182,21 @@ def markdown(data):
                     rows.append([job, label, *map(count, values), count(r.get("requests_per_batch"))])
         text += ["", f"Guest with {size} vCPU(s):", "",
                  table(["job", "back end", *(name for _, name, _ in COUNTS), "requests per batch"], rows)]
+
+    rows = []
+    for vcpus, job in jobs:
+        for label in data["backends"]:
+            r = by_key.get((vcpus, job, label))
+            if r and INSTRUCTIONS[0][0] in r["per_io"]:
+                values = [r["per_io"][key]["median"] for key, _, _ in INSTRUCTIONS]
+                rows.append([str(vcpus), job, label, *(f"{value:.0f}" for value in values), f"{sum(values):.0f}"])
+    if rows:
+        text += ["", "## Instructions per I/O", "",
+                 "Medians, without what starting a job costs. A CPU that polls or waits in a loop executes "
+                 "instructions too. On dom0's CPUs the programs are viod (where it serves), on the guest's fio.",
+                 "", table(["vCPUs", "job", "back end", *(
+                     f"{'programs' if kind == 'program' else 'kernel' if kind == 'kernel' else 'Xen'}, "
+                     f"{'dom0' if side == 'dom0' else 'guest'}" for _, kind, side in INSTRUCTIONS), "all"], rows)]
 
     rows = []
     for label in data["backends"]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import statistics
+import struct
 
 # Counts per I/O that the tables show. For `traps` see xen_counts().
 COUNTS = [
@@ -17,6 +18,12 @@ COUNTS = [
     ("sleeps", "sleeps", "how often a thread of the worker went to sleep"),
     ("syscalls", "system calls", "of the worker, by its own count"),
 ]
+
+
+# Instructions per I/O, as the plugin in instructions/ counts them: who, where.
+INSTRUCTIONS = [(f"{kind}_{side}", kind, side) for side in ("dom0", "guest")
+                for kind in ("program", "kernel", "xen")]
+PLUGIN_CPUS, PLUGIN_KINDS = 8, ("xen", "kernel", "program")
 
 
 def read_text(*path):
@@ -76,11 +83,26 @@ def worker_counts(text):
     return counts
 
 
+def instruction_counts(folder, when, records, dom0_cpus):
+    """What the plugin had counted at a mark, by kind and by whose CPU it was."""
+    number = read_text(folder, f"mark.{when}")
+    size = PLUGIN_CPUS * len(PLUGIN_KINDS)
+    if not number or len(records) < (int(number) + 1) * size * 8:
+        return {}
+    values = struct.unpack_from(f"={size}Q", records, int(number) * size * 8)
+    counts = dict.fromkeys((key for key, _, _ in INSTRUCTIONS), 0)
+    for cpu in range(PLUGIN_CPUS):
+        for i, kind in enumerate(PLUGIN_KINDS):
+            side = "dom0" if cpu < dom0_cpus else "guest"
+            counts[f"{kind}_{side}"] += values[cpu * len(PLUGIN_KINDS) + i]
+    return counts
+
+
 def difference(before, after):
     return {key: after[key] - before[key] for key in after if key in before}
 
 
-def measurement(folder):
+def measurement(folder, records=b"", dom0_cpus=1):
     """One measurement: {"iops", "ios", "per_io": {…}, …}, or None if it failed."""
     sections = dict(re.findall(r"^==> (\S+) <==\n(.*?)(?=^==> |\Z)", read_text(folder, "guest"), re.M | re.S))
     fio = read_json(sections.get("fio", ""))
@@ -98,6 +120,8 @@ def measurement(folder):
                              worker_counts(read_text(folder, "counters.after"))))
     counts["interrupts"] = interrupts(sections.get("irq.after", "")) - interrupts(
         sections.get("irq.before", ""))
+    counts.update(difference(*(instruction_counts(folder, when, records, dom0_cpus)
+                               for when in ("before", "after"))))
     result["counts"] = counts
     private = re.search(r"^RssAnon:\s+(\d+) kB", read_text(folder, "status"), re.M)
     if private:
