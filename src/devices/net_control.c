@@ -258,12 +258,37 @@ void net_control_settled(struct loop_work *work)
     answer(net, chain, net->settling_ack, true);
 }
 
+/* The driver has changed the host's interface too often: its next command waits. */
+static bool waits(struct net *net, struct virtqueue *vq)
+{
+    int64_t wait = net_set_wait(net);
+
+    if (wait == 0)
+        return false;
+    net->control = vq;
+    virtio_queue_hold(net->dev, vq);
+    loop_set_timer(virtio_queue_loop(net->dev, vq), &net->control_wait, wait);
+    return true;
+}
+
+void net_control_waited(struct loop_timer *timer)
+{
+    struct net *net = container_of(timer, struct net, control_wait);
+
+    virtio_queue_release(net->dev, net->control);
+}
+
+void net_control_stopped(struct net *net, struct virtqueue *vq)
+{
+    loop_cancel_timer(virtio_queue_loop(net->dev, vq), &net->control_wait);
+}
+
 int net_control_work(struct net *net, struct virtqueue *vq, int budget)
 {
     struct chain *chain;
     int taken = 0;
 
-    while (taken < budget && net->settling == NULL) {
+    while (taken < budget && net->settling == NULL && !waits(net, vq)) {
         int ret = virtqueue_pop(vq, &chain);
         struct iovec ack;
         bool good;

@@ -190,10 +190,41 @@ static bool deliver(struct net_rx *rx, uint32_t len, uint32_t room)
     return true;
 }
 
+/*
+ * 5.1.6.4.1: the guest is handed nothing that it did not negotiate, or has switched off. The TAP was told
+ * so, but what lay in it before, for another driver perhaps, is as it was.
+ */
+static bool is_allowed(const struct net_rx *rx, const struct virtio_net_hdr_v1 *header)
+{
+    unsigned allowed = atomic_load_explicit(&rx->net->allowed, memory_order_relaxed), needed = 0;
+
+    if ((header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0)
+        needed |= NET_OFFLOAD_CSUM;
+    if ((header->gso_type & VIRTIO_NET_HDR_GSO_ECN) != 0)
+        needed |= NET_OFFLOAD_ECN;
+    switch (header->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
+    case VIRTIO_NET_HDR_GSO_NONE:
+        break;
+    case VIRTIO_NET_HDR_GSO_TCPV4:
+        needed |= NET_OFFLOAD_TSO4;
+        break;
+    case VIRTIO_NET_HDR_GSO_TCPV6:
+        needed |= NET_OFFLOAD_TSO6;
+        break;
+    case VIRTIO_NET_HDR_GSO_UDP_L4:
+        needed |= NET_OFFLOAD_USO;
+        break;
+    default:
+        return false;
+    }
+    return (needed & ~allowed) == 0;
+}
+
 /* A frame came. False: it has to wait for more buffers. */
 static bool accept_frame(struct net_rx *rx, uint32_t len, uint32_t room)
 {
     uint8_t start[NET_HEADER_LEN + 18];
+    struct virtio_net_hdr_v1 header;
 
     if (len < NET_HEADER_LEN + ETHERNET_HEADER_LEN || len >= room + NET_SPILL_LEN) {
         stat_add(&rx->stats->errors, 1);
@@ -201,7 +232,8 @@ static bool accept_frame(struct net_rx *rx, uint32_t len, uint32_t room)
     }
     memset(start, 0, sizeof(start));
     peek(rx, start, MIN(sizeof(start), len));
-    if (!atomic_load_explicit(&rx->net->passing, memory_order_relaxed) ||
+    memcpy(&header, start, sizeof(header));
+    if (!atomic_load_explicit(&rx->net->passing, memory_order_relaxed) || !is_allowed(rx, &header) ||
         !net_filter_passes(&rx->net->filter, start + NET_HEADER_LEN, len - NET_HEADER_LEN)) {
         drop(rx);
         return true;
@@ -330,7 +362,9 @@ static void rx_disarm(struct loop_poller *poller)
 
 static void run_renewed(struct loop_work *work)
 {
-    container_of(work, struct net_rx, renewed)->readable = true;
+    struct net_rx *rx = container_of(work, struct net_rx, renewed);
+
+    rx->readable = rx->watch != NULL; /* NULL: no memory, or stopped meanwhile */
 }
 
 void net_rx_init(struct net_rx *rx, struct net *net, int fd)

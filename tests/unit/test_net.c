@@ -38,6 +38,7 @@
 static struct {
     unsigned can, offloads;
     int error;             /* of the settings */
+    unsigned changes;      /* of queues */
     int fds[PAIRS_MAX];    /* the device's, to know them by */
     bool used[PAIRS_MAX];
     int host[PAIRS_MAX];   /* the other ends */
@@ -62,6 +63,7 @@ int net_tap_use_queue(int fd, bool use)
     for (unsigned i = 0; i < PAIRS_MAX; i++)
         if (tap.fds[i] == fd) {
             tap.used[i] = use;
+            tap.changes++;
             return tap.error;
         }
     fail_msg("not a queue: %d", fd);
@@ -248,6 +250,8 @@ static void host_sends(struct test *t, unsigned pair, const uint8_t *frame, size
 {
     host_sends_header(t, pair, &no_header, frame, len);
 }
+
+static uint8_t command(struct test *t, uint8_t class, uint8_t cmd, const void *data, uint32_t len);
 
 /* The next frame that the guest got: its length; 0: none. Buffers follow each other in `in`. */
 static size_t guest_gets(struct test *t, unsigned queue, struct virtio_net_hdr_v1 *header,
@@ -472,6 +476,48 @@ static void receives_headers(void **state)
     host_sends_header(&t, 0, &header, frame, 1514);
     assert_int_equal(guest_gets(&t, 0, &got, copy), 1514);
     assert_int_equal(got.flags, 0);
+    end(&t);
+}
+
+/* 5.1.6.4.1: also not of what lay in the TAP when it was told otherwise. */
+static void receives_no_leftovers(void **state)
+{
+    static const struct virtio_net_hdr_v1 leftovers[] = {
+        {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16},
+        {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+         .gso_size = 1448, .csum_start = 34, .csum_offset = 16},
+        {.gso_type = VIRTIO_NET_HDR_GSO_TCPV6, .gso_size = 1448},
+        {.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4, .gso_size = 1448},
+        {.gso_type = VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_ECN, .gso_size = 1448},
+        {.gso_type = VIRTIO_NET_HDR_GSO_UDP, .gso_size = 1448},
+        {.gso_type = 77},
+    };
+    uint8_t frame[1514];
+    uint64_t none = 0;
+    struct test t;
+
+    (void)state;
+    make_frame(frame, OWN_MAC, sizeof(frame), 3);
+    start(&t, NULL);
+    assert_int_equal(command(&t, VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET,
+                             &none, 8), VIRTIO_NET_OK);
+    post_many(&t, 0, 2, 2048);
+    for (unsigned i = 0; i < ARRAY_SIZE(leftovers); i++) {
+        host_sends_header(&t, 0, &leftovers[i], frame, sizeof(frame));
+        assert_true(gets_nothing(&t, 0));
+        assert_int_equal(stat_get(&stats(&t, 0)->drops), i + 1);
+    }
+    host_sends(&t, 0, frame, sizeof(frame));
+    assert_gets(&t, 0, frame, sizeof(frame));
+    end(&t);
+    /* And never what there is no offload for. */
+    start(&t, NULL);
+    post_many(&t, 0, 2, 2048);
+    host_sends_header(&t, 0, &leftovers[5], frame, sizeof(frame));
+    host_sends_header(&t, 0, &leftovers[6], frame, sizeof(frame));
+    assert_true(gets_nothing(&t, 0));
+    host_sends_header(&t, 0, &leftovers[2], frame, sizeof(frame));
+    assert_gets(&t, 0, frame, sizeof(frame));
     end(&t);
 }
 
@@ -969,6 +1015,48 @@ static void uses_many_queues(void **state)
     end(&t);
 }
 
+/*
+ * Row 26: each change in the host costs the whole host. What changes nothing is free; a driver that
+ * changes all the time has to wait.
+ */
+static void test_row_26_changes_the_host(void **state)
+{
+    struct segment out = {{0}, 4}, in = {{0}, 1};
+    struct ring_used used;
+    unsigned before, answers = 0;
+    struct test t;
+
+    (void)state;
+    start(&t, &(struct set_up){.pairs = 3});
+    before = tap.changes;
+    for (unsigned i = 0; i < 500; i++)
+        assert_int_equal(pairs(&t, 1), VIRTIO_NET_OK);
+    assert_int_equal(tap.changes, before);
+    for (unsigned i = 0; i < 500; i++) {
+        out.addr.addr = t.out.addr + i % 2 * 4;
+        in.addr.addr = t.in.addr;
+        memcpy(fake_ram(t.m->fake, out.addr.addr, 4),
+               i % 2 ? "\x04\x00\x03\x00" : "\x04\x00\x01\x00", 4);
+        if (ring_add(&t.driver.rings[6], &out, 1, &in, 1, &t, false) < 0)
+            break;
+        driver_kick(&t.driver, 6);
+        while (ring_get(&t.driver.rings[6], &used))
+            answers++;
+    }
+    assert_in_range(tap.changes - before, 10, 150);
+    /* It goes on by itself. */
+    for (int i = 0; i < 300 && !ring_get(&t.driver.rings[6], &used); i++) {
+        usleep(10000);
+        machine_settle(t.m);
+    }
+    assert_ptr_equal(used.token, &t);
+    assert_true(answers > 0);
+    /* A reset does not wait, and nor does what has nothing to do with it. */
+    driver_restart(&t.driver);
+    assert_true(tap.used[0] && !tap.used[1]);
+    end(&t);
+}
+
 static void sets_offloads(void **state)
 {
     const uint64_t guest = NET(GUEST_CSUM) | NET(GUEST_TSO4) | NET(GUEST_TSO6) | NET(GUEST_ECN) |
@@ -1356,7 +1444,8 @@ static void test_row_26_never_receives(void **state)
 
     (void)state;
     start(&t, NULL);
-    make_frame(frame, OWN_MAC, sizeof(frame), 0);
+    memset(frame, 0, HEADER);
+    make_frame(frame + HEADER, OWN_MAC, sizeof(frame) - HEADER, 0);
     while (send(tap.host[0], frame, sizeof(frame), MSG_DONTWAIT) > 0)
         sent++;
     assert_true(sent > 10);
@@ -1554,6 +1643,7 @@ int main(void)
         cmocka_unit_test(waits_for_buffers),
         cmocka_unit_test(gives_up_what_never_fits),
         cmocka_unit_test(receives_headers),
+        cmocka_unit_test(receives_no_leftovers),
         cmocka_unit_test(buffers_without_notifications),
         cmocka_unit_test(pause_keeps_buffers),
         cmocka_unit_test(transmits),
@@ -1564,6 +1654,7 @@ int main(void)
         cmocka_unit_test(filters_vlans),
         cmocka_unit_test(changes_its_address),
         cmocka_unit_test(uses_many_queues),
+        cmocka_unit_test(test_row_26_changes_the_host),
         cmocka_unit_test(sets_offloads),
         cmocka_unit_test(test_row_22_command_sizes),
         cmocka_unit_test(link_changes),
