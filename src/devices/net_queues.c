@@ -100,9 +100,9 @@ static int take_buffers(struct net_rx *rx, uint32_t want)
 static unsigned gather(struct net_rx *rx, uint32_t want, uint32_t *room)
 {
     unsigned n = 0;
+    uint64_t bytes = 0; /* a chain may have 4 GiB */
 
-    *room = 0;
-    for (unsigned i = 0; i < rx->n_held && *room < want; i++) {
+    for (unsigned i = 0; i < rx->n_held && bytes < want; i++) {
         const struct iovec *iov;
         unsigned count = chain_rest_writable(held(rx, i), &iov);
 
@@ -110,10 +110,11 @@ static unsigned gather(struct net_rx *rx, uint32_t want, uint32_t *room)
             break;
         memcpy(&rx->iov[n], iov, count * sizeof(*iov));
         n += count;
-        *room += held(rx, i)->writable_bytes;
+        bytes += held(rx, i)->writable_bytes;
         if (!rx->mergeable)
             break;
     }
+    *room = (uint32_t)MIN(bytes, UINT64_C(1) << 30); /* more than any frame */
     rx->iov[n++] = (struct iovec){.iov_base = rx->spill, .iov_len = NET_SPILL_LEN};
     return n;
 }

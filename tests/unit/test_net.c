@@ -1362,6 +1362,42 @@ static void test_row_11_endless_frame(void **state)
     end(&t);
 }
 
+/* Row 11: a frame goes where the buffers say, also if those together have more than 4 GiB. */
+static void test_row_11_endless_buffer(void **state)
+{
+    struct segment in[RING_INDIRECT_MAX];
+    struct virtio_net_hdr_v1 header;
+    uint64_t total = 0;
+    uint8_t frame[1000];
+    struct ring_used used;
+    struct test t;
+
+    (void)state;
+    start(&t, NULL);
+    in[0] = (struct segment){t.in, HEADER};
+    post(&t, 0, in, 1);
+    in[0] = (struct segment){{t.in.addr + HEADER}, 2048};
+    for (unsigned i = 1; i < ARRAY_SIZE(in); i++) {
+        in[i] = (struct segment){{FAKE_BANK0_BASE}, 33818600};
+        total += in[i].len;
+    }
+    /* With the header they make 4 GiB and 8 bytes. */
+    in[127].len += (uint32_t)(UINT32_MAX - 3 - 2048 - total);
+    post(&t, 0, in, ARRAY_SIZE(in));
+    driver_kick(&t.driver, 0);
+    machine_settle(t.m);
+    make_frame(frame, OWN_MAC, sizeof(frame), 9);
+    host_sends(&t, 0, frame, sizeof(frame));
+    assert_true(ring_get(&t.driver.rings[0], &used));
+    assert_int_equal(used.len, HEADER);
+    assert_true(ring_get(&t.driver.rings[0], &used));
+    assert_int_equal(used.len, sizeof(frame));
+    memcpy(&header, ram(&t, t.in, 0), HEADER);
+    assert_int_equal(header.num_buffers, 2);
+    assert_memory_equal(fake_ram(t.m->fake, t.in.addr + HEADER, sizeof(frame)), frame, sizeof(frame));
+    end(&t);
+}
+
 /* Row 14: resets, of the device and of each queue, at every moment of traffic. */
 static void test_row_14_resets(void **state)
 {
@@ -1662,6 +1698,7 @@ int main(void)
         cmocka_unit_test(configuration),
         cmocka_unit_test(test_row_08_useless_buffers),
         cmocka_unit_test(test_row_11_endless_frame),
+        cmocka_unit_test(test_row_11_endless_buffer),
         cmocka_unit_test(test_row_14_resets),
         cmocka_unit_test(test_row_23_only_what_was_read),
         cmocka_unit_test(test_row_26_never_receives),
