@@ -35,6 +35,8 @@ struct virtio_device_ops {
     bool requests;
     const struct feature *features; /* device-specific bits (0..23, 50..63); ends with name NULL */
     bool one_loop;           /* all queues belong to the same I/O thread: they share state */
+    /* So many queues in a row belong to the same I/O thread, and the next ones to the next; 0: one. */
+    uint8_t queues_together;
 
     /*
      * MMIO thread, once: makes dev->priv; sets dev->offered (device-specific bits), dev->n_queues,
@@ -183,7 +185,7 @@ struct virtio_environment {
     struct hypervisor *hv;
     struct guest_memory *memory;
     struct event_loop *mmio_loop;
-    struct event_loop **io_loops; /* queues are spread over them, round robin */
+    struct event_loop **io_loops; /* devices and their queues are spread over them */
     size_t n_io_loops;
     void (*memory_stale)(struct virtio_device *dev);
     int (*ask)(struct virtio_device *dev, uint32_t id, const char *request); /* may be NULL */

@@ -465,6 +465,7 @@ const struct virtio_device_ops virtio_net_ops = {
     .id = 1,
     .request_size = sizeof(struct net_request),
     .features = net_features,
+    .queues_together = 2, /* a pair: 5.1.2 */
     .create = net_create,
     .negotiated = net_negotiated,
     .queue_started = net_queue_started,

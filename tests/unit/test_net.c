@@ -1057,6 +1057,47 @@ static void test_row_26_changes_the_host(void **state)
     end(&t);
 }
 
+/* Both queues of a pair belong to one I/O thread, and each pair to another than its neighbour. */
+static void spreads_pairs(void **state)
+{
+    static const struct loop_config loop = {.entries = 8};
+    const char *const presets[] = {"mac=00:16:3e:01:02:03", "mtu=1500", "queues=3", NULL};
+    static struct device_stats counters;
+    struct event_loop *loops[2];
+    struct device_config config = {.name = "net1", .n_vcpus = 1};
+    char error[CONFIG_ERROR_LEN];
+    struct test t;
+
+    (void)state;
+    start(&t, NULL);
+    loops[0] = t.m->loop;
+    assert_int_equal(event_loop_create(&loop, &loops[1]), 0);
+    const struct virtio_environment env = {.hv = t.m->hv, .memory = t.m->memory,
+                                           .mmio_loop = t.m->loop, .io_loops = loops,
+                                           .n_io_loops = 2};
+    assert_int_equal(device_config_fill(&config, device_type_by_id(1), NULL, presets, error,
+                                        sizeof(error)), 0);
+    for (config.irq = MACHINE_IRQ; config.irq < MACHINE_IRQ + 2; config.irq++) {
+        struct virtio_device *dev;
+        int host = tap.host[0], fd = tap.fds[0];
+
+        make_tap(config.fds, 3);
+        config.n_fds = 3;
+        memcpy(tap.fds, config.fds, sizeof(tap.fds));
+        assert_int_equal(virtio_device_create(&virtio_net_ops, &env, &config, &counters, &dev, error,
+                                              sizeof(error)), 0);
+        for (unsigned i = 0; i < 6; i++)
+            assert_ptr_equal(dev->queues[i].loop, loops[(config.irq + i / 2) % 2]);
+        virtio_device_destroy(dev);
+        lose_tap(3);
+        tap.host[0] = host;
+        tap.fds[0] = fd;
+    }
+    event_loop_destroy(loops[1]);
+    device_config_free(&config);
+    end(&t);
+}
+
 static void sets_offloads(void **state)
 {
     const uint64_t guest = NET(GUEST_CSUM) | NET(GUEST_TSO4) | NET(GUEST_TSO6) | NET(GUEST_ECN) |
@@ -1690,6 +1731,7 @@ int main(void)
         cmocka_unit_test(filters_vlans),
         cmocka_unit_test(changes_its_address),
         cmocka_unit_test(uses_many_queues),
+        cmocka_unit_test(spreads_pairs),
         cmocka_unit_test(test_row_26_changes_the_host),
         cmocka_unit_test(sets_offloads),
         cmocka_unit_test(test_row_22_command_sizes),
