@@ -133,6 +133,9 @@ struct virtio_queue {
     unsigned delivered;      /* by the last interrupt */
     unsigned depth;          /* requests that the driver is believed to keep outstanding */
     int64_t arrival_ns, wanted_ns; /* when buffers last came; when the interrupt was first wanted */
+    /* What the driver said about its interrupts: see virtio_queue_coalesce. Any thread. */
+    _Atomic uint32_t coalesce_buffers, coalesce_us;
+    struct loop_timer coalesce_timer;
 };
 
 struct virtio_device {
@@ -226,6 +229,11 @@ void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
  * virtio_queue_release calls it.
  */
 bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq);
+/*
+ * Any thread: the driver wants an interrupt of this queue `us` after the first buffer that it is for, or
+ * when there are so many of them (0: however many there are). us = 0: at once, as after a start.
+ */
+void virtio_queue_coalesce(struct virtio_device *dev, unsigned index, uint32_t buffers, uint32_t us);
 /* The loop that owns the queue: where the device's backend I/O for it belongs. */
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
 /* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */

@@ -51,6 +51,7 @@ static const struct feature net_features[] = {
     {VIRTIO_NET_F_GUEST_ANNOUNCE, "GUEST_ANNOUNCE"},
     {VIRTIO_NET_F_MQ, "MQ"},
     {VIRTIO_NET_F_CTRL_MAC_ADDR, "CTRL_MAC_ADDR"},
+    {VIRTIO_NET_F_NOTF_COAL, "NOTF_COAL"},
     {VIRTIO_NET_F_GUEST_USO4, "GUEST_USO4"},
     {VIRTIO_NET_F_GUEST_USO6, "GUEST_USO6"},
     {VIRTIO_NET_F_HOST_USO, "HOST_USO"},
@@ -279,6 +280,8 @@ static void net_negotiated(struct virtio_device *dev, uint64_t features)
     struct net *net = dev->priv;
 
     net_filter_reset(net, features);
+    for (unsigned i = 0; i < 2 * net->max_pairs; i++)
+        virtio_queue_coalesce(dev, i, 0, 0); /* 5.1.6.5.9 */
     net_set_tap(net, 1, net_guest_offloads(features)); /* one pair until the driver says more: 5.1.6.5.6 */
 }
 
@@ -302,7 +305,8 @@ static uint64_t offered_features(const struct net *net)
         FEATURE(VIRTIO_NET_F_STATUS) | FEATURE(VIRTIO_NET_F_CTRL_VQ) |
         FEATURE(VIRTIO_NET_F_CTRL_RX) | FEATURE(VIRTIO_NET_F_CTRL_VLAN) |
         FEATURE(VIRTIO_NET_F_CTRL_RX_EXTRA) | FEATURE(VIRTIO_NET_F_GUEST_ANNOUNCE) |
-        FEATURE(VIRTIO_NET_F_CTRL_MAC_ADDR) | FEATURE(VIRTIO_NET_F_SPEED_DUPLEX);
+        FEATURE(VIRTIO_NET_F_CTRL_MAC_ADDR) | FEATURE(VIRTIO_NET_F_NOTF_COAL) |
+        FEATURE(VIRTIO_NET_F_SPEED_DUPLEX);
 
     if ((net->host_offloads & NET_OFFLOAD_CSUM) != 0)
         features |= FEATURE(VIRTIO_NET_F_CSUM) | FEATURE(VIRTIO_NET_F_GUEST_CSUM) |

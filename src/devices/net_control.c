@@ -209,6 +209,22 @@ static bool set_offloads(struct net *net, struct chain *chain, uint8_t command)
     return net_set_guest_offloads(net, le64toh(features)) == 0;
 }
 
+/* 5.1.6.5.9. A frame may take several buffers; that they are counted only makes an interrupt earlier. */
+static bool set_coalescing(struct net *net, struct chain *chain, uint8_t command)
+{
+    uint32_t wire[2]; /* packets, microseconds */
+    unsigned first = command == VIRTIO_NET_CTRL_NOTF_COAL_TX_SET;
+    unsigned pairs = virtio_has_feature(net->dev, VIRTIO_NET_F_MQ) ? net->max_pairs : 1;
+
+    if (!virtio_has_feature(net->dev, VIRTIO_NET_F_NOTF_COAL) ||
+        command > VIRTIO_NET_CTRL_NOTF_COAL_RX_SET ||
+        chain_read(chain, wire, sizeof(wire)) != sizeof(wire))
+        return false;
+    for (unsigned i = 0; i < pairs; i++)
+        virtio_queue_coalesce(net->dev, 2 * i + first, le32toh(wire[0]), le32toh(wire[1]));
+    return true;
+}
+
 static bool command(struct net *net, struct chain *chain)
 {
     struct virtio_net_ctrl_hdr header;
@@ -228,6 +244,8 @@ static bool command(struct net *net, struct chain *chain)
         return set_pairs(net, chain, header.cmd);
     case VIRTIO_NET_CTRL_GUEST_OFFLOADS:
         return set_offloads(net, chain, header.cmd);
+    case VIRTIO_NET_CTRL_NOTF_COAL:
+        return set_coalescing(net, chain, header.cmd);
     default:
         return false;
     }
