@@ -298,6 +298,10 @@ static void net_reset(struct virtio_device *dev)
     update_link(net, false);
 }
 
+/*
+ * Not RSS, nor hash reports: a TAP does not say a frame's hash, so it would have to be computed here, for
+ * a choice of queues that the kernel has made already (by the flows that the guest sent on them).
+ */
 static uint64_t offered_features(const struct net *net)
 {
     uint64_t features =

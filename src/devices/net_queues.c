@@ -9,6 +9,10 @@
  * nothing wait in the kernel, to be woken in any order. A readv costs a system call a frame, which is
  * small against the copy, and none when there is nothing: one poll on the ring waits for the first frame
  * of the next burst.
+ *
+ * Not by vhost-net, in the kernel: there nobody looks at a descriptor before a kernel thread follows it,
+ * and the kernel does not survive a system call on a page of a foreign mapping that the guest has given
+ * back.
  */
 #include <errno.h>
 #include <poll.h>
