@@ -33,7 +33,8 @@ static void turn(struct test *t)
         ;
 }
 
-static void start(struct test *t)
+/* `room`: bytes that the stream holds, about. */
+static void start_with(struct test *t, int room)
 {
     const struct loop_config config = {.entries = 32};
     int frames[2], stream[2], size = 1 << 20;
@@ -43,13 +44,15 @@ static void start(struct test *t)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, stream), 0);
     for (unsigned i = 0; i < 2; i++) {
         setsockopt(frames[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-        setsockopt(stream[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+        setsockopt(stream[i], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
     }
     t->device = frames[0];
     t->passt = stream[0];
     assert_int_equal(net_passt_create(t->loop, frames[1], stream[1], &t->relay), 0);
     turn(t);
 }
+
+static void start(struct test *t) { start_with(t, 1 << 20); }
 
 static void end(struct test *t)
 {
@@ -209,8 +212,8 @@ static void sleeps_while_passt_reads_nothing(void **state)
     uint32_t len;
 
     (void)state;
-    start(&t);
-    for (unsigned i = 0; i < 20; i++)
+    start_with(&t, 16384); /* less than a frame */
+    for (unsigned i = 0; i < 3; i++)
         device_sends(&t, FRAME_MAX, i);
     for (unsigned i = 0; i < 3; i++)
         assert_int_equal(event_loop_turn(t.loop, 20000000), 0);
@@ -219,7 +222,7 @@ static void sleeps_while_passt_reads_nothing(void **state)
         size_t have = 0;
 
         if (recv(t.passt, &len, 4, 0) != 4) {
-            assert_true(frame > 1);
+            assert_true(frame > 0);
             break;
         }
         assert_int_equal(be32toh(len), FRAME_MAX);
