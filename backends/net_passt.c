@@ -22,14 +22,13 @@
 #define FRAME_MAX 65553u
 #define FRAMES_PER_TURN 64
 #define IN_LEN (4u * 65536u)
-#define FLUSH_NS 1000000
 #define SOCKET_BUFFER (1 << 20)
 
 struct net_passt {
     struct event_loop *loop;
-    int frames, stream;         /* towards the device; towards passt */
-    struct loop_fd from_device, from_host;
-    struct loop_timer flush;
+    int frames;                 /* towards the device */
+    struct loop_fd from_device;
+    struct stream_fd host;      /* towards passt */
     unsigned watched;           /* descriptors that the loop has not let go of */
     bool closing, dying;
     size_t in_len, out_len, out_done;
@@ -43,28 +42,25 @@ static void finish_closing(struct net_passt *p)
         return;
     if (p->frames >= 0)
         close(p->frames);
-    if (p->stream >= 0)
-        close(p->stream);
-    p->frames = p->stream = -1;
+    p->frames = -1;
     if (p->dying)
         free(p);
 }
 
-static void removed(struct loop_fd *fd, struct net_passt *p)
+static void from_device_removed(struct loop_fd *fd)
 {
-    (void)fd;
+    struct net_passt *p = container_of(fd, struct net_passt, from_device);
+
     p->watched--;
     finish_closing(p);
 }
 
-static void from_device_removed(struct loop_fd *fd)
+static void host_closed(struct stream_fd *fd)
 {
-    removed(fd, container_of(fd, struct net_passt, from_device));
-}
+    struct net_passt *p = container_of(fd, struct net_passt, host);
 
-static void from_host_removed(struct loop_fd *fd)
-{
-    removed(fd, container_of(fd, struct net_passt, from_host));
+    p->watched--;
+    finish_closing(p);
 }
 
 /* The device meets the end of its descriptor, as it does when a TAP is gone. */
@@ -73,10 +69,9 @@ static void close_relay(struct net_passt *p)
     if (p->closing)
         return;
     p->closing = true;
-    loop_cancel_timer(p->loop, &p->flush);
     p->watched++; /* not before both are removed */
     loop_remove_fd(&p->from_device);
-    loop_remove_fd(&p->from_host);
+    stream_fd_close(&p->host);
     p->watched--;
     finish_closing(p);
 }
@@ -97,7 +92,7 @@ static bool flush_out(struct net_passt *p)
 
     if (p->out_len == 0)
         return true;
-    if (!send_all(p->stream, &iov, 1, &sent)) {
+    if (!send_all(p->host.fd, &iov, 1, &sent)) {
         close_relay(p);
         return false;
     }
@@ -106,13 +101,13 @@ static bool flush_out(struct net_passt *p)
         p->out_len = p->out_done = 0;
         return true;
     }
-    loop_set_timer(p->loop, &p->flush, FLUSH_NS);
+    stream_fd_want_write(&p->host);
     return false;
 }
 
-static void flush_expired(struct loop_timer *timer)
+static void host_writable(struct stream_fd *fd)
 {
-    (void)flush_out(container_of(timer, struct net_passt, flush));
+    (void)flush_out(container_of(fd, struct net_passt, host));
 }
 
 static void from_device_ready(struct loop_fd *fd)
@@ -173,19 +168,19 @@ static bool pass_frames(struct net_passt *p)
     return true;
 }
 
-static void from_host_ready(struct loop_fd *fd)
+static void host_readable(struct stream_fd *fd)
 {
-    struct net_passt *p = container_of(fd, struct net_passt, from_host);
-    ssize_t len;
+    struct net_passt *p = container_of(fd, struct net_passt, host);
+    ssize_t len = read(fd->fd, p->in + p->in_len, sizeof(p->in) - p->in_len);
 
-    if (p->closing)
-        return;
-    len = read(p->stream, p->in + p->in_len, sizeof(p->in) - p->in_len);
-    if (len < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    p->in_len += len > 0 ? (size_t)len : 0;
-    if (len <= 0 || !pass_frames(p))
-        close_relay(p);
+    if (len >= 0 || (errno != EAGAIN && errno != EINTR)) {
+        p->in_len += len > 0 ? (size_t)len : 0;
+        if (len <= 0 || !pass_frames(p)) {
+            close_relay(p);
+            return;
+        }
+    }
+    stream_fd_want_read(fd);
 }
 
 int net_passt_create(struct event_loop *loop, int frames, int stream, struct net_passt **out)
@@ -196,17 +191,16 @@ int net_passt_create(struct event_loop *loop, int frames, int stream, struct net
         return -ENOMEM;
     p->loop = loop;
     p->frames = frames;
-    p->stream = stream;
-    p->flush.expired = flush_expired;
     p->from_device.fd = frames;
     p->from_device.ready = from_device_ready;
     p->from_device.removed = from_device_removed;
-    p->from_host.fd = stream;
-    p->from_host.ready = from_host_ready;
-    p->from_host.removed = from_host_removed;
+    p->host.readable = host_readable;
+    p->host.writable = host_writable;
+    p->host.closed = host_closed;
     p->watched = 2;
     loop_add_fd(loop, &p->from_device);
-    loop_add_fd(loop, &p->from_host);
+    stream_fd_open(&p->host, loop, stream);
+    stream_fd_want_read(&p->host);
     *out = p;
     return 0;
 }

@@ -185,7 +185,8 @@ static bool run_inbox(struct event_loop *loop)
     }
     for (work = first; work != NULL; work = next) {
         next = work->next;
-        atomic_store_explicit(&work->pending, false, memory_order_seq_cst);
+        /* Not a store: who found it still set did not post, and what it did before is to be seen. */
+        (void)atomic_exchange_explicit(&work->pending, false, memory_order_acq_rel);
         work->run(work);
     }
     return true;
@@ -533,8 +534,10 @@ static void sleep_until_work(struct event_loop *loop, int64_t timeout_ns)
     for (struct loop_fd *fd = loop->asleep_fds; fd != NULL; fd = fd->next)
         if (!fd->polling)
             watch_fd(fd);
-    /* From here on a post writes to event_fd. Pairs with the exchange in loop_post. */
-    atomic_store(&loop->sleeping, true);
+    /* From here on a post writes to event_fd. Pairs with the exchange in loop_post. A real barrier: an
+     * emulated Arm (QEMU on x86) lets a load pass an earlier store, even if both are seq_cst. */
+    atomic_store_explicit(&loop->sleeping, true, memory_order_relaxed);
+    full_barrier();
     if (work || atomic_load(&loop->inbox) != NULL || atomic_load(&loop->stopping))
         goto out;
     before = monotonic_ns();

@@ -350,6 +350,15 @@ void virtio_device_write_config(struct virtio_device *dev, uint32_t offset, unsi
 
 /* ---- life ---- */
 
+/* Each device begins with the next loop (slots and so interrupts are consecutive), and goes on from there. */
+static struct event_loop *home_of(const struct virtio_device *dev,
+                                  const struct virtio_environment *env, unsigned index)
+{
+    unsigned together = MAX(dev->ops->queues_together, 1);
+
+    return env->io_loops[(dev->irq + (dev->ops->one_loop ? 0 : index / together)) % env->n_io_loops];
+}
+
 static int create_queues(struct virtio_device *dev, const struct virtio_environment *env)
 {
     dev->queues = calloc(dev->n_queues, sizeof(*dev->queues));
@@ -367,8 +376,7 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
         if (ret < 0)
             return ret;
         q->dev = dev;
-        /* Devices with one loop are spread by their slots. */
-        q->loop = env->io_loops[(dev->ops->one_loop ? dev->irq : i) % env->n_io_loops];
+        q->loop = home_of(dev, env, i);
         q->stats = &dev->stats->queues[MIN(i, STATS_QUEUES_MAX - 1)];
         q->stopped.run = run_stopped;
         q->paused.run = run_paused;

@@ -35,6 +35,8 @@ struct virtio_device_ops {
     bool requests;
     const struct feature *features; /* device-specific bits (0..23, 50..63); ends with name NULL */
     bool one_loop;           /* all queues belong to the same I/O thread: they share state */
+    /* So many queues in a row belong to the same I/O thread, and the next ones to the next; 0: one. */
+    uint8_t queues_together;
 
     /*
      * MMIO thread, once: makes dev->priv; sets dev->offered (device-specific bits), dev->n_queues,
@@ -134,6 +136,9 @@ struct virtio_queue {
     int64_t arrival_ns, wanted_ns; /* when buffers last came; when the interrupt was first wanted */
     int64_t full_ns; /* since when all of `depth` are here, while some are not done; or 0 */
     int64_t tail_ns; /* how long that lasts, usually */
+    /* What the driver said about its interrupts: see virtio_queue_coalesce. Any thread. */
+    _Atomic uint32_t coalesce_buffers, coalesce_us;
+    struct loop_timer coalesce_timer;
 };
 
 struct virtio_device {
@@ -186,7 +191,7 @@ struct virtio_environment {
     struct hypervisor *hv;
     struct guest_memory *memory;
     struct event_loop *mmio_loop;
-    struct event_loop **io_loops; /* queues are spread over them, round robin */
+    struct event_loop **io_loops; /* devices and their queues are spread over them */
     size_t n_io_loops;
     void (*memory_stale)(struct virtio_device *dev);
     int (*ask)(struct virtio_device *dev, uint32_t id, const char *request); /* may be NULL */
@@ -227,6 +232,11 @@ void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
  * virtio_queue_release calls it.
  */
 bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq);
+/*
+ * Any thread: the driver wants an interrupt of this queue `us` after the first buffer that it is for, or
+ * when there are so many of them (0: however many there are). us = 0: at once, as after a start.
+ */
+void virtio_queue_coalesce(struct virtio_device *dev, unsigned index, uint32_t buffers, uint32_t us);
 /* The loop that owns the queue: where the device's backend I/O for it belongs. */
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
 /* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */

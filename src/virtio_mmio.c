@@ -181,7 +181,7 @@ static enum outcome write_queue_notify(struct virtio_mmio *mmio, uint32_t value)
 static uint32_t read_interrupt_status(struct virtio_mmio *mmio)
 {
     /* Cleared before the bits are read: what comes later sets it again. */
-    atomic_store(&mmio->dev->events_since_isr_read, 0);
+    (void)atomic_exchange(&mmio->dev->events_since_isr_read, 0);
     return atomic_load(&mmio->dev->isr);
 }
 

@@ -16,6 +16,11 @@
 /* How long a driver may take from its acknowledgement to its look at the rings. */
 #define RECHECK_NS 1000000
 
+static int64_t coalesce_ns(struct virtio_queue *q)
+{
+    return 1000 * (int64_t)atomic_load_explicit(&q->coalesce_us, memory_order_relaxed);
+}
+
 /* Publishes what was completed. True if anything was. */
 static bool flush(struct virtio_queue *q)
 {
@@ -33,8 +38,13 @@ static bool flush(struct virtio_queue *q)
     q->completed += n - foretold;
     if (virtqueue_flush(q->vq)) {
         q->completed += foretold; /* too late: the driver has looked at the ring already */
-        if (!q->irq_wanted)
-            q->wanted_ns = q->may_hold ? monotonic_ns() : 0;
+        if (!q->irq_wanted) {
+            bool coalesces = coalesce_ns(q) > 0;
+
+            q->wanted_ns = q->may_hold || coalesces ? monotonic_ns() : 0;
+            if (coalesces)
+                q->completed = n; /* those before were none of this interrupt's */
+        }
         q->irq_wanted = true;
     }
     return true;
@@ -94,13 +104,50 @@ static bool hold_interrupt(struct virtio_queue *q)
     return false;
 }
 
+/*
+ * The driver has said how long it wants to wait for company. The loop may sleep meanwhile; that no
+ * interrupt comes that the driver does not want any more is looked at when it is over.
+ */
+static bool coalesce(struct virtio_queue *q)
+{
+    uint32_t most = atomic_load_explicit(&q->coalesce_buffers, memory_order_relaxed);
+    int64_t ns = coalesce_ns(q), left;
+
+    if (ns == 0 || (most != 0 && q->completed >= most))
+        return false;
+    left = q->wanted_ns + ns - monotonic_ns();
+    if (left <= 0)
+        return false;
+    if (q->coalesce_timer.due_ns == 0 || q->coalesce_timer.due_ns > q->wanted_ns + ns + left / 8)
+        loop_set_timer(q->loop, &q->coalesce_timer, left);
+    return true;
+}
+
+/* The loop turns, and so the queue is looked at. */
+static void coalesced(struct loop_timer *timer)
+{
+    (void)timer;
+}
+
+void virtio_queue_coalesce(struct virtio_device *dev, unsigned index, uint32_t buffers, uint32_t us)
+{
+    struct virtio_queue *q = &dev->queues[index];
+
+    atomic_store_explicit(&q->coalesce_buffers, buffers, memory_order_relaxed);
+    atomic_store_explicit(&q->coalesce_us, us, memory_order_relaxed);
+    loop_post(q->loop, &q->kick); /* one that waits now may wait for less */
+}
+
 static void deliver_interrupt(struct virtio_queue *q)
 {
+    bool waited = q->depth > 1 || q->coalesce_timer.due_ns != 0 || coalesce_ns(q) > 0;
+
+    loop_cancel_timer(q->loop, &q->coalesce_timer);
     q->irq_wanted = false;
     q->delivered = q->completed + q->early;
     q->completed = 0;
     /* The driver may have come for them by itself meanwhile. */
-    if (q->depth > 1 && virtqueue_driver_lag(q->vq) < DRIVER_BEHIND) {
+    if (waited && virtqueue_driver_lag(q->vq) < DRIVER_BEHIND) {
         q->early = 0;
         return;
     }
@@ -180,6 +227,7 @@ static bool drain(struct virtio_queue *q)
         q->poller.hot = false;
         loop_remove_poller(q->loop, &q->poller);
         loop_cancel_timer(q->loop, &q->recheck_timer);
+        loop_cancel_timer(q->loop, &q->coalesce_timer);
         if (q->dev->ops->queue_stopped != NULL)
             q->dev->ops->queue_stopped(q->dev, q->vq);
         virtqueue_stop(q->vq);
@@ -204,7 +252,7 @@ static bool queue_poll(struct loop_poller *poller)
     struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
     struct virtio_device *dev = q->dev;
     int n, taken = 0;
-    bool progress;
+    bool progress, spins;
 
     if (q->stopping || q->pausing)
         return drain(q);
@@ -225,9 +273,11 @@ static bool queue_poll(struct loop_poller *poller)
         progress |= n < 0;
     }
     progress |= flush(q); /* what was done at once */
-    if (q->irq_wanted && !hold_interrupt(q)) {
+    spins = q->irq_wanted && !coalesce(q);
+    if (spins && !hold_interrupt(q)) {
         deliver_interrupt(q);
         progress = true;
+        spins = false;
     }
     if (hold_submission(q)) {
         loop_submit_later(q->loop);
@@ -235,7 +285,7 @@ static bool queue_poll(struct loop_poller *poller)
     } else if (taken > 0) {
         loop_submit_now(q->loop); /* even if another queue of this loop would wait */
     }
-    return progress || q->irq_wanted;
+    return progress || spins;
 }
 
 static bool queue_arm(struct loop_poller *poller)
@@ -333,6 +383,7 @@ void virtio_queue_init(struct virtio_queue *q)
     q->kick.run = run_kick;
     q->recheck.run = run_recheck;
     q->recheck_timer.expired = recheck_now;
+    q->coalesce_timer.expired = coalesced;
     q->pause.run = run_pause;
     q->resume.run = run_resume;
     q->poller.poll = queue_poll;

@@ -609,7 +609,9 @@ unsigned virtqueue_unpublished(const struct virtqueue *vq)
 
 enum driver_lag virtqueue_driver_lag(struct virtqueue *vq)
 {
-    return vq->started && !vq->broken && vq->mapped ? vq->ring->lag(vq) : DRIVER_LOOKS_BY_ITSELF;
+    if (!vq->started || vq->broken)
+        return DRIVER_LOOKS_BY_ITSELF;
+    return vq->mapped ? vq->ring->lag(vq) : DRIVER_LAG_UNKNOWN;
 }
 
 /* ---- notifications ---- */

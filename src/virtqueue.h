@@ -161,9 +161,9 @@ enum driver_lag {
     DRIVER_LOOKS_BY_ITSELF, /* it wants no interrupts */
     DRIVER_CAUGHT_UP,       /* it wants one for what is not published yet */
     DRIVER_BEHIND,          /* it wanted one for something that is published */
-    DRIVER_LAG_UNKNOWN,     /* it wants all: without EVENT_IDX, or because it says so */
+    DRIVER_LAG_UNKNOWN,     /* it wants all: without EVENT_IDX, or because it says so; or no mapping */
 };
-/* DRIVER_LOOKS_BY_ITSELF if that cannot be known without a mapping. */
+/* DRIVER_LOOKS_BY_ITSELF on a stopped or broken queue. */
 enum driver_lag virtqueue_driver_lag(struct virtqueue *vq);
 
 /*

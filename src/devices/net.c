@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The network device (VIRTIO 1.2, 5.1): its life, its registers, and its TAP. Frames are in
- * net_queues.c, the driver's commands in net_control.c.
+ * net_queues.c, the driver's commands in net_control.c, what they set in the host in net_settings.c.
  *
  * Descriptors keep their numbers for the life of the device: a new TAP takes the place of a lost one
  * under them (dup3), so no thread has to be told before it goes on.
@@ -51,6 +51,7 @@ static const struct feature net_features[] = {
     {VIRTIO_NET_F_GUEST_ANNOUNCE, "GUEST_ANNOUNCE"},
     {VIRTIO_NET_F_MQ, "MQ"},
     {VIRTIO_NET_F_CTRL_MAC_ADDR, "CTRL_MAC_ADDR"},
+    {VIRTIO_NET_F_NOTF_COAL, "NOTF_COAL"},
     {VIRTIO_NET_F_GUEST_USO4, "GUEST_USO4"},
     {VIRTIO_NET_F_GUEST_USO6, "GUEST_USO6"},
     {VIRTIO_NET_F_HOST_USO, "HOST_USO"},
@@ -132,92 +133,8 @@ static void net_queue_stopped(struct virtio_device *dev, struct virtqueue *vq)
 
     if (role_of(dev, index) == RECEIVE)
         net_rx_stopped(&net->rx[index / 2]);
-}
-
-/* ---- settings of the TAP: MMIO thread and control queue ---- */
-
-unsigned net_guest_offloads(uint64_t features)
-{
-    unsigned offloads = 0;
-
-    if ((features & FEATURE(VIRTIO_NET_F_GUEST_CSUM)) == 0)
-        return 0;
-    offloads |= NET_OFFLOAD_CSUM;
-    if ((features & FEATURE(VIRTIO_NET_F_GUEST_TSO4)) != 0)
-        offloads |= NET_OFFLOAD_TSO4;
-    if ((features & FEATURE(VIRTIO_NET_F_GUEST_TSO6)) != 0)
-        offloads |= NET_OFFLOAD_TSO6;
-    if ((features & FEATURE(VIRTIO_NET_F_GUEST_ECN)) != 0 && offloads != NET_OFFLOAD_CSUM)
-        offloads |= NET_OFFLOAD_ECN;
-    if ((features & FEATURE(VIRTIO_NET_F_GUEST_USO4)) != 0 &&
-        (features & FEATURE(VIRTIO_NET_F_GUEST_USO6)) != 0)
-        offloads |= NET_OFFLOAD_USO; /* Linux knows both together only */
-    return offloads;
-}
-
-static bool is_gone(const struct net *net)
-{
-    return atomic_load_explicit((atomic_bool *)(uintptr_t)&net->lost, memory_order_relaxed);
-}
-
-/* With the lock held. passt has nothing to set. */
-static int apply_offloads(struct net *net)
-{
-    int ret = net->is_passt ? 0 : net_tap_set_offloads(net->fds[0], net->offloads);
-
-    if (ret < 0 && !is_gone(net))
-        log_host("%s: cannot set the interface's offloads: %s", net->dev->name, strerror(-ret));
-    return ret;
-}
-
-static int apply_pairs(struct net *net)
-{
-    int ret = 0;
-
-    for (unsigned i = 0; i < net->max_pairs && ret == 0 && !net->is_passt; i++)
-        ret = net_tap_use_queue(net->fds[i], i < net->pairs);
-    if (ret < 0 && !is_gone(net))
-        log_host("%s: cannot set the interface's queues: %s", net->dev->name, strerror(-ret));
-    return ret;
-}
-
-int net_set_pairs(struct net *net, unsigned pairs)
-{
-    int ret;
-
-    if (pairs == 0 || pairs > net->max_pairs)
-        return -EINVAL;
-    pthread_mutex_lock(&net->lock);
-    net->pairs = pairs;
-    ret = apply_pairs(net);
-    pthread_mutex_unlock(&net->lock);
-    return is_gone(net) ? 0 : ret; /* the next TAP gets it so */
-}
-
-int net_set_guest_offloads(struct net *net, uint64_t features)
-{
-    const uint64_t known = FEATURE(VIRTIO_NET_F_GUEST_CSUM) | FEATURE(VIRTIO_NET_F_GUEST_TSO4) |
-                           FEATURE(VIRTIO_NET_F_GUEST_TSO6) | FEATURE(VIRTIO_NET_F_GUEST_ECN) |
-                           FEATURE(VIRTIO_NET_F_GUEST_USO4) | FEATURE(VIRTIO_NET_F_GUEST_USO6);
-    int ret;
-
-    if ((features & ~(known & net->dev->features)) != 0) /* 5.1.6.5.8.1 */
-        return -EINVAL;
-    pthread_mutex_lock(&net->lock);
-    net->offloads = net_guest_offloads(features);
-    ret = apply_offloads(net);
-    pthread_mutex_unlock(&net->lock);
-    return is_gone(net) ? 0 : ret;
-}
-
-static void set_tap(struct net *net, unsigned pairs, unsigned offloads)
-{
-    pthread_mutex_lock(&net->lock);
-    net->pairs = pairs;
-    net->offloads = offloads;
-    (void)apply_pairs(net);
-    (void)apply_offloads(net);
-    pthread_mutex_unlock(&net->lock);
+    else if (role_of(dev, index) == CONTROL)
+        net_control_stopped(net, vq);
 }
 
 /* ---- the link: MMIO thread ---- */
@@ -309,7 +226,7 @@ static void net_answered(struct virtio_device *dev, uint32_t id, int status, con
         loop_set_timer(dev->mmio_loop, &net->retry, RETRY_NS);
         return;
     }
-    set_tap(net, net->pairs, net->offloads);
+    net_set_new_tap(net);
     net->is_lost = false;
     net->complained = false;
     atomic_store(&net->lost, false);
@@ -363,7 +280,9 @@ static void net_negotiated(struct virtio_device *dev, uint64_t features)
     struct net *net = dev->priv;
 
     net_filter_reset(net, features);
-    set_tap(net, 1, net_guest_offloads(features)); /* one pair until the driver says more: 5.1.6.5.6 */
+    for (unsigned i = 0; i < 2 * net->max_pairs; i++)
+        virtio_queue_coalesce(dev, i, 0, 0); /* 5.1.6.5.9 */
+    net_set_tap(net, 1, net_guest_offloads(features)); /* one pair until the driver says more: 5.1.6.5.6 */
 }
 
 static void net_reset(struct virtio_device *dev)
@@ -371,7 +290,7 @@ static void net_reset(struct virtio_device *dev)
     struct net *net = dev->priv;
 
     net_filter_reset(net, 0);
-    set_tap(net, 1, 0);
+    net_set_tap(net, 1, 0);
     net->changed_mac = net->own_mac;
     net->announced = false;
     set_mac(net, net->own_mac);
@@ -379,6 +298,10 @@ static void net_reset(struct virtio_device *dev)
     update_link(net, false);
 }
 
+/*
+ * Not RSS, nor hash reports: a TAP does not say a frame's hash, so it would have to be computed here, for
+ * a choice of queues that the kernel has made already (by the flows that the guest sent on them).
+ */
 static uint64_t offered_features(const struct net *net)
 {
     uint64_t features =
@@ -386,7 +309,8 @@ static uint64_t offered_features(const struct net *net)
         FEATURE(VIRTIO_NET_F_STATUS) | FEATURE(VIRTIO_NET_F_CTRL_VQ) |
         FEATURE(VIRTIO_NET_F_CTRL_RX) | FEATURE(VIRTIO_NET_F_CTRL_VLAN) |
         FEATURE(VIRTIO_NET_F_CTRL_RX_EXTRA) | FEATURE(VIRTIO_NET_F_GUEST_ANNOUNCE) |
-        FEATURE(VIRTIO_NET_F_CTRL_MAC_ADDR) | FEATURE(VIRTIO_NET_F_SPEED_DUPLEX);
+        FEATURE(VIRTIO_NET_F_CTRL_MAC_ADDR) | FEATURE(VIRTIO_NET_F_NOTF_COAL) |
+        FEATURE(VIRTIO_NET_F_SPEED_DUPLEX);
 
     if ((net->host_offloads & NET_OFFLOAD_CSUM) != 0)
         features |= FEATURE(VIRTIO_NET_F_CSUM) | FEATURE(VIRTIO_NET_F_GUEST_CSUM) |
@@ -502,6 +426,7 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
     net->lose.run = run_lose;
     net->changed.run = run_changed;
     net->settled.run = net_control_settled;
+    net->control_wait.expired = net_control_waited;
     net->retry.expired = retry;
     ret = net_configure(net, config, error, error_len);
     if (ret < 0)
@@ -522,6 +447,7 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
         ((struct device_config *)config)->fds[i] = -1;
     if (!net->is_passt)
         net->host_offloads = net_tap_offloads(net->fds[0]);
+    net_forget_tap(net);
     dev->priv = net;
     dev->offered = offered_features(net);
     fill_config(net);
@@ -547,6 +473,7 @@ const struct virtio_device_ops virtio_net_ops = {
     .id = 1,
     .request_size = sizeof(struct net_request),
     .features = net_features,
+    .queues_together = 2, /* a pair: 5.1.2 */
     .create = net_create,
     .negotiated = net_negotiated,
     .queue_started = net_queue_started,

@@ -209,6 +209,22 @@ static bool set_offloads(struct net *net, struct chain *chain, uint8_t command)
     return net_set_guest_offloads(net, le64toh(features)) == 0;
 }
 
+/* 5.1.6.5.9. A frame may take several buffers; that they are counted only makes an interrupt earlier. */
+static bool set_coalescing(struct net *net, struct chain *chain, uint8_t command)
+{
+    uint32_t wire[2]; /* packets, microseconds */
+    unsigned first = command == VIRTIO_NET_CTRL_NOTF_COAL_TX_SET;
+    unsigned pairs = virtio_has_feature(net->dev, VIRTIO_NET_F_MQ) ? net->max_pairs : 1;
+
+    if (!virtio_has_feature(net->dev, VIRTIO_NET_F_NOTF_COAL) ||
+        command > VIRTIO_NET_CTRL_NOTF_COAL_RX_SET ||
+        chain_read(chain, wire, sizeof(wire)) != sizeof(wire))
+        return false;
+    for (unsigned i = 0; i < pairs; i++)
+        virtio_queue_coalesce(net->dev, 2 * i + first, le32toh(wire[0]), le32toh(wire[1]));
+    return true;
+}
+
 static bool command(struct net *net, struct chain *chain)
 {
     struct virtio_net_ctrl_hdr header;
@@ -228,6 +244,8 @@ static bool command(struct net *net, struct chain *chain)
         return set_pairs(net, chain, header.cmd);
     case VIRTIO_NET_CTRL_GUEST_OFFLOADS:
         return set_offloads(net, chain, header.cmd);
+    case VIRTIO_NET_CTRL_NOTF_COAL:
+        return set_coalescing(net, chain, header.cmd);
     default:
         return false;
     }
@@ -258,12 +276,37 @@ void net_control_settled(struct loop_work *work)
     answer(net, chain, net->settling_ack, true);
 }
 
+/* The driver has changed the host's interface too often: its next command waits. */
+static bool waits(struct net *net, struct virtqueue *vq)
+{
+    int64_t wait = net_set_wait(net);
+
+    if (wait == 0)
+        return false;
+    net->control = vq;
+    virtio_queue_hold(net->dev, vq);
+    loop_set_timer(virtio_queue_loop(net->dev, vq), &net->control_wait, wait);
+    return true;
+}
+
+void net_control_waited(struct loop_timer *timer)
+{
+    struct net *net = container_of(timer, struct net, control_wait);
+
+    virtio_queue_release(net->dev, net->control);
+}
+
+void net_control_stopped(struct net *net, struct virtqueue *vq)
+{
+    loop_cancel_timer(virtio_queue_loop(net->dev, vq), &net->control_wait);
+}
+
 int net_control_work(struct net *net, struct virtqueue *vq, int budget)
 {
     struct chain *chain;
     int taken = 0;
 
-    while (taken < budget && net->settling == NULL) {
+    while (taken < budget && net->settling == NULL && !waits(net, vq)) {
         int ret = virtqueue_pop(vq, &chain);
         struct iovec ack;
         bool good;

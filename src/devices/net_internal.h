@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by net.c (life and registers), net_queues.c (frames) and net_control.c (commands). */
+/*
+ * Shared by net.c (life and registers), net_queues.c (frames), net_control.c (commands) and
+ * net_settings.c (what they set in the host).
+ */
 #ifndef VIOD_DEVICES_NET_INTERNAL_H
 #define VIOD_DEVICES_NET_INTERNAL_H
 
@@ -14,6 +17,12 @@
 #define VIRTIO_NET_F_GUEST_USO4 54 /* Linux 6.2 */
 #define VIRTIO_NET_F_GUEST_USO6 55
 #define VIRTIO_NET_F_HOST_USO 56
+#endif
+#ifndef VIRTIO_NET_F_NOTF_COAL
+#define VIRTIO_NET_F_NOTF_COAL 53 /* Linux 6.1 */
+#define VIRTIO_NET_CTRL_NOTF_COAL 6
+#define VIRTIO_NET_CTRL_NOTF_COAL_TX_SET 0
+#define VIRTIO_NET_CTRL_NOTF_COAL_RX_SET 1
 #endif
 #ifndef VIRTIO_NET_HDR_GSO_UDP_L4
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
@@ -123,8 +132,12 @@ struct net {
     pthread_mutex_t lock;
     unsigned pairs;             /* in use */
     unsigned offloads;          /* towards the guest */
+    /* What the TAP was told; UINT_MAX: unknown. */
+    unsigned set_offloads, set_use[NET_PAIRS_MAX];
+    int64_t paid_until_ns;      /* for changes */
 
     /* Any thread. */
+    _Atomic unsigned allowed;   /* the offloads that a frame for the guest may need */
     atomic_bool passing;        /* the link is up: frames pass */
     atomic_bool lost;           /* the TAP is gone */
     struct loop_work lose;      /* to the MMIO thread: found out that it is */
@@ -136,6 +149,8 @@ struct net {
     struct loop_work settled;   /* back to that of the control queue */
     struct event_loop *control_loop;
     struct chain *settling;     /* the command; NULL: none */
+    struct virtqueue *control;
+    struct loop_timer control_wait; /* set: commands wait, after too many changes */
     uint8_t *settling_ack;
     uint64_t changed_mac;
     bool announced;
@@ -150,11 +165,20 @@ struct net {
 /* net.c */
 /* Any thread: the TAP answers no more. */
 void net_lose(struct net *net);
+
+/* net_settings.c: 0 or -errno */
 /* Thread of the control queue. */
 int net_set_pairs(struct net *net, unsigned pairs);
 int net_set_guest_offloads(struct net *net, uint64_t features);
+/* How long the driver's next change has to wait, in ns. */
+int64_t net_set_wait(struct net *net);
 /* What the driver can be handed, as the backend says it. */
 unsigned net_guest_offloads(uint64_t features);
+/* MMIO thread. */
+void net_set_tap(struct net *net, unsigned pairs, unsigned offloads);
+/* There is another TAP: set it like the last one. */
+void net_set_new_tap(struct net *net);
+void net_forget_tap(struct net *net);
 
 /* net_queues.c: I/O thread */
 void net_rx_init(struct net_rx *rx, struct net *net, int fd);
@@ -169,6 +193,8 @@ int net_tx_work(struct net_tx *tx, int budget);
 /* Work for the thread of the control queue: what a command wanted of the MMIO thread is done. */
 void net_control_settled(struct loop_work *work);
 int net_control_work(struct net *net, struct virtqueue *vq, int budget);
+void net_control_waited(struct loop_timer *timer);
+void net_control_stopped(struct net *net, struct virtqueue *vq);
 /* Back to what a device without a driver receives. */
 void net_filter_reset(struct net *net, uint64_t features);
 /* Any thread: may the guest get this frame? The first 18 bytes of it. */

@@ -9,6 +9,10 @@
  * nothing wait in the kernel, to be woken in any order. A readv costs a system call a frame, which is
  * small against the copy, and none when there is nothing: one poll on the ring waits for the first frame
  * of the next burst.
+ *
+ * Not by vhost-net, in the kernel: there nobody looks at a descriptor before a kernel thread follows it,
+ * and the kernel does not survive a system call on a page of a foreign mapping that the guest has given
+ * back.
  */
 #include <errno.h>
 #include <poll.h>
@@ -100,9 +104,9 @@ static int take_buffers(struct net_rx *rx, uint32_t want)
 static unsigned gather(struct net_rx *rx, uint32_t want, uint32_t *room)
 {
     unsigned n = 0;
+    uint64_t bytes = 0; /* a chain may have 4 GiB */
 
-    *room = 0;
-    for (unsigned i = 0; i < rx->n_held && *room < want; i++) {
+    for (unsigned i = 0; i < rx->n_held && bytes < want; i++) {
         const struct iovec *iov;
         unsigned count = chain_rest_writable(held(rx, i), &iov);
 
@@ -110,10 +114,11 @@ static unsigned gather(struct net_rx *rx, uint32_t want, uint32_t *room)
             break;
         memcpy(&rx->iov[n], iov, count * sizeof(*iov));
         n += count;
-        *room += held(rx, i)->writable_bytes;
+        bytes += held(rx, i)->writable_bytes;
         if (!rx->mergeable)
             break;
     }
+    *room = (uint32_t)MIN(bytes, UINT64_C(1) << 30); /* more than any frame */
     rx->iov[n++] = (struct iovec){.iov_base = rx->spill, .iov_len = NET_SPILL_LEN};
     return n;
 }
@@ -190,10 +195,41 @@ static bool deliver(struct net_rx *rx, uint32_t len, uint32_t room)
     return true;
 }
 
+/*
+ * 5.1.6.4.1: the guest is handed nothing that it did not negotiate, or has switched off. The TAP was told
+ * so, but what lay in it before, for another driver perhaps, is as it was.
+ */
+static bool is_allowed(const struct net_rx *rx, const struct virtio_net_hdr_v1 *header)
+{
+    unsigned allowed = atomic_load_explicit(&rx->net->allowed, memory_order_relaxed), needed = 0;
+
+    if ((header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0)
+        needed |= NET_OFFLOAD_CSUM;
+    if ((header->gso_type & VIRTIO_NET_HDR_GSO_ECN) != 0)
+        needed |= NET_OFFLOAD_ECN;
+    switch (header->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
+    case VIRTIO_NET_HDR_GSO_NONE:
+        break;
+    case VIRTIO_NET_HDR_GSO_TCPV4:
+        needed |= NET_OFFLOAD_TSO4;
+        break;
+    case VIRTIO_NET_HDR_GSO_TCPV6:
+        needed |= NET_OFFLOAD_TSO6;
+        break;
+    case VIRTIO_NET_HDR_GSO_UDP_L4:
+        needed |= NET_OFFLOAD_USO;
+        break;
+    default:
+        return false;
+    }
+    return (needed & ~allowed) == 0;
+}
+
 /* A frame came. False: it has to wait for more buffers. */
 static bool accept_frame(struct net_rx *rx, uint32_t len, uint32_t room)
 {
     uint8_t start[NET_HEADER_LEN + 18];
+    struct virtio_net_hdr_v1 header;
 
     if (len < NET_HEADER_LEN + ETHERNET_HEADER_LEN || len >= room + NET_SPILL_LEN) {
         stat_add(&rx->stats->errors, 1);
@@ -201,7 +237,8 @@ static bool accept_frame(struct net_rx *rx, uint32_t len, uint32_t room)
     }
     memset(start, 0, sizeof(start));
     peek(rx, start, MIN(sizeof(start), len));
-    if (!atomic_load_explicit(&rx->net->passing, memory_order_relaxed) ||
+    memcpy(&header, start, sizeof(header));
+    if (!atomic_load_explicit(&rx->net->passing, memory_order_relaxed) || !is_allowed(rx, &header) ||
         !net_filter_passes(&rx->net->filter, start + NET_HEADER_LEN, len - NET_HEADER_LEN)) {
         drop(rx);
         return true;
@@ -330,7 +367,9 @@ static void rx_disarm(struct loop_poller *poller)
 
 static void run_renewed(struct loop_work *work)
 {
-    container_of(work, struct net_rx, renewed)->readable = true;
+    struct net_rx *rx = container_of(work, struct net_rx, renewed);
+
+    rx->readable = rx->watch != NULL; /* NULL: no memory, or stopped meanwhile */
 }
 
 void net_rx_init(struct net_rx *rx, struct net *net, int fd)

@@ -118,7 +118,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     /* With nobody there, output is taken at once. */
     fuzz_post(&f, 1, 100, 0);
     driver_kick(&f.driver, 1);
-    if (ram_load16(used_idx(&f.driver.rings[1])) != 1)
+    if (!fuzz_used(&f, 1))
         fake_die("the device does not work after a reset");
     fuzz_end(&f);
     return 0;

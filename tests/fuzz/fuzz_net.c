@@ -125,7 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (host.ends[0] >= 0 && f.m->dev->config[6] & 1) {
         static const uint8_t frame[12 + 60];
 
-        for (unsigned i = 0; ram_load16(used_idx(&f.driver.rings[0])) == 0; i++) {
+        for (unsigned i = 0; !fuzz_used(&f, 0); i++) {
             if (i < 8) {
                 fuzz_post(&f, 0, 0, 2000);
                 driver_kick(&f.driver, 0);

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (stat_get(&f.m->stats->queues[0].read_bytes) < LIMIT) {
         fuzz_post(&f, 0, 0, 10);
         driver_kick(&f.driver, 0);
-        if (ram_load16(used_idx(&f.driver.rings[0])) != 1)
+        if (!fuzz_used(&f, 0))
             fake_die("the device does not work after a reset");
     }
     fuzz_end(&f);

@@ -202,7 +202,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         driver_kick(&f.driver, QUEUE_TX);
     }
     machine_settle(f.m);
-    if (ram_load16(used_idx(&f.driver.rings[QUEUE_RX])) != 1)
+    if (!fuzz_used(&f, QUEUE_RX))
         fake_die("the device does not work after a reset");
     fuzz_end(&f);
     return 0;

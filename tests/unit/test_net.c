@@ -38,6 +38,7 @@
 static struct {
     unsigned can, offloads;
     int error;             /* of the settings */
+    unsigned changes;      /* of queues */
     int fds[PAIRS_MAX];    /* the device's, to know them by */
     bool used[PAIRS_MAX];
     int host[PAIRS_MAX];   /* the other ends */
@@ -62,6 +63,7 @@ int net_tap_use_queue(int fd, bool use)
     for (unsigned i = 0; i < PAIRS_MAX; i++)
         if (tap.fds[i] == fd) {
             tap.used[i] = use;
+            tap.changes++;
             return tap.error;
         }
     fail_msg("not a queue: %d", fd);
@@ -248,6 +250,8 @@ static void host_sends(struct test *t, unsigned pair, const uint8_t *frame, size
 {
     host_sends_header(t, pair, &no_header, frame, len);
 }
+
+static uint8_t command(struct test *t, uint8_t class, uint8_t cmd, const void *data, uint32_t len);
 
 /* The next frame that the guest got: its length; 0: none. Buffers follow each other in `in`. */
 static size_t guest_gets(struct test *t, unsigned queue, struct virtio_net_hdr_v1 *header,
@@ -472,6 +476,48 @@ static void receives_headers(void **state)
     host_sends_header(&t, 0, &header, frame, 1514);
     assert_int_equal(guest_gets(&t, 0, &got, copy), 1514);
     assert_int_equal(got.flags, 0);
+    end(&t);
+}
+
+/* 5.1.6.4.1: also not of what lay in the TAP when it was told otherwise. */
+static void receives_no_leftovers(void **state)
+{
+    static const struct virtio_net_hdr_v1 leftovers[] = {
+        {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16},
+        {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+         .gso_size = 1448, .csum_start = 34, .csum_offset = 16},
+        {.gso_type = VIRTIO_NET_HDR_GSO_TCPV6, .gso_size = 1448},
+        {.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4, .gso_size = 1448},
+        {.gso_type = VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_ECN, .gso_size = 1448},
+        {.gso_type = VIRTIO_NET_HDR_GSO_UDP, .gso_size = 1448},
+        {.gso_type = 77},
+    };
+    uint8_t frame[1514];
+    uint64_t none = 0;
+    struct test t;
+
+    (void)state;
+    make_frame(frame, OWN_MAC, sizeof(frame), 3);
+    start(&t, NULL);
+    assert_int_equal(command(&t, VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET,
+                             &none, 8), VIRTIO_NET_OK);
+    post_many(&t, 0, 2, 2048);
+    for (unsigned i = 0; i < ARRAY_SIZE(leftovers); i++) {
+        host_sends_header(&t, 0, &leftovers[i], frame, sizeof(frame));
+        assert_true(gets_nothing(&t, 0));
+        assert_int_equal(stat_get(&stats(&t, 0)->drops), i + 1);
+    }
+    host_sends(&t, 0, frame, sizeof(frame));
+    assert_gets(&t, 0, frame, sizeof(frame));
+    end(&t);
+    /* And never what there is no offload for. */
+    start(&t, NULL);
+    post_many(&t, 0, 2, 2048);
+    host_sends_header(&t, 0, &leftovers[5], frame, sizeof(frame));
+    host_sends_header(&t, 0, &leftovers[6], frame, sizeof(frame));
+    assert_true(gets_nothing(&t, 0));
+    host_sends_header(&t, 0, &leftovers[2], frame, sizeof(frame));
+    assert_gets(&t, 0, frame, sizeof(frame));
     end(&t);
 }
 
@@ -969,6 +1015,209 @@ static void uses_many_queues(void **state)
     end(&t);
 }
 
+/*
+ * Row 26: each change in the host costs the whole host. What changes nothing is free; a driver that
+ * changes all the time has to wait.
+ */
+static void test_row_26_changes_the_host(void **state)
+{
+    struct segment out = {{0}, 4}, in = {{0}, 1};
+    struct ring_used used;
+    unsigned before, answers = 0;
+    struct test t;
+
+    (void)state;
+    start(&t, &(struct set_up){.pairs = 3});
+    before = tap.changes;
+    for (unsigned i = 0; i < 500; i++)
+        assert_int_equal(pairs(&t, 1), VIRTIO_NET_OK);
+    assert_int_equal(tap.changes, before);
+    for (unsigned i = 0; i < 500; i++) {
+        out.addr.addr = t.out.addr + i % 2 * 4;
+        in.addr.addr = t.in.addr;
+        memcpy(fake_ram(t.m->fake, out.addr.addr, 4),
+               i % 2 ? "\x04\x00\x03\x00" : "\x04\x00\x01\x00", 4);
+        if (ring_add(&t.driver.rings[6], &out, 1, &in, 1, &t, false) < 0)
+            break;
+        driver_kick(&t.driver, 6);
+        while (ring_get(&t.driver.rings[6], &used))
+            answers++;
+    }
+    assert_in_range(tap.changes - before, 10, 150);
+    /* It goes on by itself. */
+    for (int i = 0; i < 300 && !ring_get(&t.driver.rings[6], &used); i++) {
+        usleep(10000);
+        machine_settle(t.m);
+    }
+    assert_ptr_equal(used.token, &t);
+    assert_true(answers > 0);
+    /* A reset does not wait, and nor does what has nothing to do with it. */
+    driver_restart(&t.driver);
+    assert_true(tap.used[0] && !tap.used[1]);
+    end(&t);
+}
+
+#define COALESCE_NS INT64_C(40000000)
+
+static uint8_t coalesce(struct test *t, uint8_t cmd, uint32_t packets, uint32_t us)
+{
+    const uint32_t wire[2] = {htole32(packets), htole32(us)};
+
+    return command(t, 6 /* NOTF_COAL */, cmd, wire, sizeof(wire));
+}
+
+static void listen_for_interrupts(struct test *t, unsigned queue)
+{
+    struct ring_used used;
+
+    while (ring_get(&t->driver.rings[queue], &used))
+        ;
+    ring_interrupts_on(&t->driver.rings[queue]);
+    driver_take_isr(t->m);
+    fake_take_irqs(t->m->fake, MACHINE_IRQ);
+}
+
+/* How long until an interrupt comes; at most a second. */
+static int64_t interrupt_after(struct test *t)
+{
+    int64_t begin = monotonic_ns(), now = begin;
+
+    while (fake_take_irqs(t->m->fake, MACHINE_IRQ) == 0 && now - begin < 1000000000) {
+        machine_settle(t->m);
+        now = monotonic_ns();
+    }
+    return now - begin;
+}
+
+/* 5.1.6.5.9: an interrupt waits as long, or for as many, as the driver says, and no longer. */
+static void coalesces_interrupts(void **state)
+{
+    static const struct set_up ways[] = {
+        {.presets = {NULL}},
+        {.without = F_EVENT_IDX},
+        {.presets = {"packed=yes"}},
+    };
+    enum { TX_SET, RX_SET };
+    uint8_t frame[100];
+    struct test t0;
+
+    (void)state;
+    make_frame(frame, OWN_MAC, sizeof(frame), 0);
+    for (unsigned w = 0; w < ARRAY_SIZE(ways); w++) {
+        uint64_t slept;
+        struct test t;
+
+        start(&t, &ways[w]);
+        ring_interrupts_off(&t.driver.rings[1]);
+        ring_interrupts_off(&t.driver.rings[2]);
+        post_many(&t, 0, 30, 2048);
+        listen_for_interrupts(&t, 0);
+        host_sends(&t, 0, frame, sizeof(frame));
+        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1); /* nobody said anything yet */
+        assert_int_equal(coalesce(&t, RX_SET, 4, COALESCE_NS / 1000), VIRTIO_NET_OK);
+        /* A lone one. The loop sleeps meanwhile. */
+        listen_for_interrupts(&t, 0);
+        host_sends(&t, 0, frame, sizeof(frame));
+        slept = stat_get(&loop_stats(t.m->loop)->sleeps);
+        for (unsigned i = 0; i < 5; i++)
+            event_loop_turn(t.m->loop, 1000000);
+        assert_true(stat_get(&loop_stats(t.m->loop)->sleeps) - slept >= 4);
+        assert_in_range(interrupt_after(&t), COALESCE_NS / 2, 10 * COALESCE_NS);
+        /* Four. */
+        listen_for_interrupts(&t, 0);
+        for (unsigned i = 0; i < 4; i++) {
+            assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
+            host_sends(&t, 0, frame, sizeof(frame));
+        }
+        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
+        /* The driver does not want it any more, or came by itself: 5.1.6.5.9.2. */
+        listen_for_interrupts(&t, 0);
+        host_sends(&t, 0, frame, sizeof(frame));
+        if (w == 0)
+            listen_for_interrupts(&t, 0);
+        else
+            ring_interrupts_off(&t.driver.rings[0]);
+        usleep((useconds_t)(COALESCE_NS / 1000 + 5000));
+        machine_settle(t.m);
+        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
+        /* It wants to wait no longer. */
+        assert_int_equal(coalesce(&t, RX_SET, 0, 4000000000), VIRTIO_NET_OK);
+        listen_for_interrupts(&t, 0);
+        for (unsigned i = 0; i < 6; i++)
+            host_sends(&t, 0, frame, sizeof(frame));
+        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
+        assert_int_equal(coalesce(&t, RX_SET, 0, 0), VIRTIO_NET_OK);
+        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
+        ring_interrupts_off(&t.driver.rings[0]);
+        /* The other direction has its own. */
+        assert_int_equal(coalesce(&t, TX_SET, 2, COALESCE_NS / 1000), VIRTIO_NET_OK);
+        listen_for_interrupts(&t, 1);
+        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
+        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
+        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
+        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
+        ring_interrupts_off(&t.driver.rings[1]);
+        /* A queue that is reset owes nothing; a device that was knows nothing. */
+        assert_int_equal(coalesce(&t, RX_SET, 9, 4000000000), VIRTIO_NET_OK);
+        listen_for_interrupts(&t, 0);
+        host_sends(&t, 0, frame, sizeof(frame));
+        driver_restart(&t.driver);
+        t.next = 0;
+        post_many(&t, 0, 2, 2048);
+        listen_for_interrupts(&t, 0);
+        host_sends(&t, 0, frame, sizeof(frame));
+        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
+        /* What makes no sense. */
+        assert_int_equal(coalesce(&t, 2, 1, 1), VIRTIO_NET_ERR);
+        assert_int_equal(command(&t, 6, RX_SET, frame, 7), VIRTIO_NET_ERR);
+        end(&t);
+    }
+    start(&t0, &(struct set_up){.without = FEATURE(53)});
+    assert_int_equal(coalesce(&t0, RX_SET, 1, 1), VIRTIO_NET_ERR);
+    end(&t0);
+}
+
+/* Both queues of a pair belong to one I/O thread, and each pair to another than its neighbour. */
+static void spreads_pairs(void **state)
+{
+    static const struct loop_config loop = {.entries = 8};
+    const char *const presets[] = {"mac=00:16:3e:01:02:03", "mtu=1500", "queues=3", NULL};
+    static struct device_stats counters;
+    struct event_loop *loops[2];
+    struct device_config config = {.name = "net1", .n_vcpus = 1};
+    char error[CONFIG_ERROR_LEN];
+    struct test t;
+
+    (void)state;
+    start(&t, NULL);
+    loops[0] = t.m->loop;
+    assert_int_equal(event_loop_create(&loop, &loops[1]), 0);
+    const struct virtio_environment env = {.hv = t.m->hv, .memory = t.m->memory,
+                                           .mmio_loop = t.m->loop, .io_loops = loops,
+                                           .n_io_loops = 2};
+    assert_int_equal(device_config_fill(&config, device_type_by_id(1), NULL, presets, error,
+                                        sizeof(error)), 0);
+    for (config.irq = MACHINE_IRQ; config.irq < MACHINE_IRQ + 2; config.irq++) {
+        struct virtio_device *dev;
+        int host = tap.host[0], fd = tap.fds[0];
+
+        make_tap(config.fds, 3);
+        config.n_fds = 3;
+        memcpy(tap.fds, config.fds, sizeof(tap.fds));
+        assert_int_equal(virtio_device_create(&virtio_net_ops, &env, &config, &counters, &dev, error,
+                                              sizeof(error)), 0);
+        for (unsigned i = 0; i < 6; i++)
+            assert_ptr_equal(dev->queues[i].loop, loops[(config.irq + i / 2) % 2]);
+        virtio_device_destroy(dev);
+        lose_tap(3);
+        tap.host[0] = host;
+        tap.fds[0] = fd;
+    }
+    event_loop_destroy(loops[1]);
+    device_config_free(&config);
+    end(&t);
+}
+
 static void sets_offloads(void **state)
 {
     const uint64_t guest = NET(GUEST_CSUM) | NET(GUEST_TSO4) | NET(GUEST_TSO6) | NET(GUEST_ECN) |
@@ -1041,7 +1290,9 @@ static void test_row_22_command_sizes(void **state)
                 uint8_t answer = command(&t, (uint8_t)class, (uint8_t)cmd, ones, len);
 
                 assert_true(answer == VIRTIO_NET_ERR ||
-                            (class == VIRTIO_NET_CTRL_ANNOUNCE && cmd == 0));
+                            (class == VIRTIO_NET_CTRL_ANNOUNCE && cmd == 0) ||
+                            /* 4 G packets or an hour: a driver may want that */
+                            (class == 6 /* NOTF_COAL */ && cmd < 2 && len >= 8));
             }
     /* No room for the answer; and nothing but that. */
     out = (struct segment){t.out, 3};
@@ -1274,6 +1525,42 @@ static void test_row_11_endless_frame(void **state)
     end(&t);
 }
 
+/* Row 11: a frame goes where the buffers say, also if those together have more than 4 GiB. */
+static void test_row_11_endless_buffer(void **state)
+{
+    struct segment in[RING_INDIRECT_MAX];
+    struct virtio_net_hdr_v1 header;
+    uint64_t total = 0;
+    uint8_t frame[1000];
+    struct ring_used used;
+    struct test t;
+
+    (void)state;
+    start(&t, NULL);
+    in[0] = (struct segment){t.in, HEADER};
+    post(&t, 0, in, 1);
+    in[0] = (struct segment){{t.in.addr + HEADER}, 2048};
+    for (unsigned i = 1; i < ARRAY_SIZE(in); i++) {
+        in[i] = (struct segment){{FAKE_BANK0_BASE}, 33818600};
+        total += in[i].len;
+    }
+    /* With the header they make 4 GiB and 8 bytes. */
+    in[127].len += (uint32_t)(UINT32_MAX - 3 - 2048 - total);
+    post(&t, 0, in, ARRAY_SIZE(in));
+    driver_kick(&t.driver, 0);
+    machine_settle(t.m);
+    make_frame(frame, OWN_MAC, sizeof(frame), 9);
+    host_sends(&t, 0, frame, sizeof(frame));
+    assert_true(ring_get(&t.driver.rings[0], &used));
+    assert_int_equal(used.len, HEADER);
+    assert_true(ring_get(&t.driver.rings[0], &used));
+    assert_int_equal(used.len, sizeof(frame));
+    memcpy(&header, ram(&t, t.in, 0), HEADER);
+    assert_int_equal(header.num_buffers, 2);
+    assert_memory_equal(fake_ram(t.m->fake, t.in.addr + HEADER, sizeof(frame)), frame, sizeof(frame));
+    end(&t);
+}
+
 /* Row 14: resets, of the device and of each queue, at every moment of traffic. */
 static void test_row_14_resets(void **state)
 {
@@ -1356,7 +1643,8 @@ static void test_row_26_never_receives(void **state)
 
     (void)state;
     start(&t, NULL);
-    make_frame(frame, OWN_MAC, sizeof(frame), 0);
+    memset(frame, 0, HEADER);
+    make_frame(frame + HEADER, OWN_MAC, sizeof(frame) - HEADER, 0);
     while (send(tap.host[0], frame, sizeof(frame), MSG_DONTWAIT) > 0)
         sent++;
     assert_true(sent > 10);
@@ -1554,6 +1842,7 @@ int main(void)
         cmocka_unit_test(waits_for_buffers),
         cmocka_unit_test(gives_up_what_never_fits),
         cmocka_unit_test(receives_headers),
+        cmocka_unit_test(receives_no_leftovers),
         cmocka_unit_test(buffers_without_notifications),
         cmocka_unit_test(pause_keeps_buffers),
         cmocka_unit_test(transmits),
@@ -1564,6 +1853,9 @@ int main(void)
         cmocka_unit_test(filters_vlans),
         cmocka_unit_test(changes_its_address),
         cmocka_unit_test(uses_many_queues),
+        cmocka_unit_test(coalesces_interrupts),
+        cmocka_unit_test(spreads_pairs),
+        cmocka_unit_test(test_row_26_changes_the_host),
         cmocka_unit_test(sets_offloads),
         cmocka_unit_test(test_row_22_command_sizes),
         cmocka_unit_test(link_changes),
@@ -1571,6 +1863,7 @@ int main(void)
         cmocka_unit_test(configuration),
         cmocka_unit_test(test_row_08_useless_buffers),
         cmocka_unit_test(test_row_11_endless_frame),
+        cmocka_unit_test(test_row_11_endless_buffer),
         cmocka_unit_test(test_row_14_resets),
         cmocka_unit_test(test_row_23_only_what_was_read),
         cmocka_unit_test(test_row_26_never_receives),

@@ -33,7 +33,8 @@ static void turn(struct test *t)
         ;
 }
 
-static void start(struct test *t)
+/* `room`: bytes that the stream holds, about. */
+static void start_with(struct test *t, int room)
 {
     const struct loop_config config = {.entries = 32};
     int frames[2], stream[2], size = 1 << 20;
@@ -43,13 +44,15 @@ static void start(struct test *t)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, stream), 0);
     for (unsigned i = 0; i < 2; i++) {
         setsockopt(frames[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-        setsockopt(stream[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+        setsockopt(stream[i], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
     }
     t->device = frames[0];
     t->passt = stream[0];
     assert_int_equal(net_passt_create(t->loop, frames[1], stream[1], &t->relay), 0);
     turn(t);
 }
+
+static void start(struct test *t) { start_with(t, 1 << 20); }
 
 static void end(struct test *t)
 {
@@ -201,6 +204,41 @@ static void passt_reads_nothing(void **state)
     end(&t);
 }
 
+/* A part of a frame is with passt, and it reads no more: nobody wakes up until it does. */
+static void sleeps_while_passt_reads_nothing(void **state)
+{
+    static uint8_t got[FRAME_MAX], want[FRAME_MAX];
+    struct test t;
+    uint32_t len;
+
+    (void)state;
+    start_with(&t, 16384); /* less than a frame */
+    for (unsigned i = 0; i < 3; i++)
+        device_sends(&t, FRAME_MAX, i);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(event_loop_turn(t.loop, 20000000), 0);
+    /* All of the frames that were begun come, also the last one, of which the rest had to wait. */
+    for (unsigned frame = 0;; frame++) {
+        size_t have = 0;
+
+        if (recv(t.passt, &len, 4, 0) != 4) {
+            assert_true(frame > 0);
+            break;
+        }
+        assert_int_equal(be32toh(len), FRAME_MAX);
+        for (unsigned wait = 0; have < FRAME_MAX && wait < 100; wait++) {
+            ssize_t n = read(t.passt, got + have, FRAME_MAX - have);
+
+            have += n > 0 ? (size_t)n : 0;
+            event_loop_turn(t.loop, n > 0 ? 0 : 1000000);
+        }
+        assert_int_equal(have, FRAME_MAX);
+        make(want, FRAME_MAX, frame);
+        assert_memory_equal(got, want, FRAME_MAX);
+    }
+    end(&t);
+}
+
 /* A device that takes nothing loses frames, and the relay goes on. */
 static void device_reads_nothing(void **state)
 {
@@ -283,6 +321,7 @@ int main(void)
         cmocka_unit_test(to_passt),
         cmocka_unit_test(from_passt),
         cmocka_unit_test(passt_reads_nothing),
+        cmocka_unit_test(sleeps_while_passt_reads_nothing),
         cmocka_unit_test(device_reads_nothing),
         cmocka_unit_test(passt_ends),
         cmocka_unit_test(connects),

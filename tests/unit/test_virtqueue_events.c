@@ -284,6 +284,27 @@ static void test_no_field_is_written_that_was_not_negotiated(void **state)
     rig_destroy(&rig);
 }
 
+/* Whether the driver has seen what is published: while that cannot be looked at, it may not have. */
+static void test_lag_without_a_mapping(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_create(&rig, 8, F_EVENT_IDX);
+    ring_interrupt_at(&rig.ring, 0);
+    add(&rig, 1);
+    chain_complete(rig_pop(&rig), 0);
+    assert_true(virtqueue_flush(rig.vq));
+    assert_int_equal(virtqueue_driver_lag(rig.vq), DRIVER_BEHIND);
+    virtqueue_forget_mapping(rig.vq);
+    assert_int_equal(virtqueue_driver_lag(rig.vq), DRIVER_LAG_UNKNOWN);
+    rig_expect_empty(&rig); /* it is mapped again */
+    assert_int_equal(virtqueue_driver_lag(rig.vq), DRIVER_BEHIND);
+    virtqueue_stop(rig.vq);
+    assert_int_equal(virtqueue_driver_lag(rig.vq), DRIVER_LOOKS_BY_ITSELF);
+    rig_destroy(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -294,6 +315,7 @@ int main(void)
         cmocka_unit_test(test_notifications_wake_a_sleeping_device),
         cmocka_unit_test(test_a_buffer_before_enable_is_seen_by_enable),
         cmocka_unit_test(test_no_field_is_written_that_was_not_negotiated),
+        cmocka_unit_test(test_lag_without_a_mapping),
     };
 
     return cmocka_run_group_tests_name("virtqueue_events", tests, NULL, NULL);
