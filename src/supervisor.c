@@ -113,7 +113,7 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
     d = new_device(g, &node);
     if (d == NULL)
         return; /* more than twice the slots that exist: not written by xl */
-    if (g->state == WORKER_RUNNING)
+    if (g->state != WORKER_QUITTING) /* one that is starting reads it afterwards */
         guest_send(g, MESSAGE_EXPECT,
                     (uint32_t)((node.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT), 1);
     device_configure(s, g, d);
@@ -159,8 +159,10 @@ static void xenstore_readable(struct supervisor *s)
             node_changed(s, &id);
         else if (event == STORE_REMOTE_NODE)
             publish_device(s, &id);
-        else
+        else {
             domain_released(s);
+            publish_released(s);
+        }
     }
 }
 

@@ -30,7 +30,7 @@ void device_fail(struct supervisor *s, struct guest *g, struct served_device *d,
     log_error("domain %u (%s), %s: %s", g->domid, g->name, d->name, why);
     d->state = SERVED_FAILED;
     (void)xenstore_set_error(s->xs, &d->node.id, why);
-    if (d->has_slot && g->state == WORKER_RUNNING && guest_find_slot(g, d->slot) == NULL)
+    if (d->has_slot && g->state != WORKER_QUITTING && guest_find_slot(g, d->slot) == NULL)
         guest_send(g, MESSAGE_EXPECT, d->slot, 0);
 }
 

@@ -149,6 +149,8 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
                                       .uid = s->config->worker_uid_base + g->domid,
                                       .iothreads = io_threads(s->config),
                                       .poll_max_us = s->config->poll_max_us,
+                                      .precedence = !is_driver_domain(s),
+                                      .claimed = guest_claimed_slots(s, g),
                                       .expected = 0,
                                       .log_level = s->config->log_level};
     int pair[2], stats_fd, ret;

@@ -77,6 +77,7 @@ struct supervisor {
     uint32_t next_control_id;
     char control_path[108];
     bool stopping;
+    bool has_driver_domains;     /* a device with another backend was seen */
     struct node_removal *removals; /* in a driver domain: nodes that are about to be removed */
 };
 
@@ -131,6 +132,10 @@ void device_name(struct supervisor *s, const struct device_node *node, char *nam
 /* In dom0, from here on driver domains are told about their devices. */
 int publish_open(struct supervisor *s);
 void publish_device(struct supervisor *s, const struct node_id *id);
+/* Domains have ended: takes over the slots that one of them served. */
+void publish_released(struct supervisor *s);
+/* The slots of the guest, as bits, where this domain answers. */
+uint32_t guest_claimed_slots(struct supervisor *s, const struct guest *g);
 /*
  * In a driver domain: names the device and its guest; its settings, which the caller frees. -ENOENT:
  * they are not there yet; -errno with a message.

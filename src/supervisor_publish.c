@@ -134,8 +134,114 @@ static int make_settings(struct supervisor *s, const struct device_node *node,
     return ret;
 }
 
+#define ALL_SLOTS ((1u << XEN_VIRTIO_SLOTS) - 1)
+
+static uint32_t slot_of(const struct device_node *node)
+{
+    return (uint32_t)((node->base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT);
+}
+
+/* True if a domain that lives serves this device, and it is not this one. *slot is its slot. */
+static bool served_elsewhere(struct supervisor *s, const struct node_id *id, uint32_t *slot,
+                             bool *is_dead)
+{
+    struct device_node node;
+    uint32_t backend;
+    char ignored[CONFIG_ERROR_LEN];
+
+    *is_dead = false;
+    if (xenstore_read_remote_node(s->xs, id, &backend, &node, ignored, sizeof(ignored)) < 0 ||
+        backend == xenstore_own_domid(s->xs))
+        return false;
+    *slot = slot_of(&node);
+    *is_dead = !xenstore_domain_alive(s->xs, backend);
+    return *slot < XEN_VIRTIO_SLOTS && !*is_dead;
+}
+
+/*
+ * dom0 answers wherever nobody else does, so that no access goes unanswered; a driver domain where its
+ * devices are or shall be.
+ */
+uint32_t guest_claimed_slots(struct supervisor *s, const struct guest *g)
+{
+    struct node_id ids[64];
+    uint32_t slots = ALL_SLOTS;
+    int n;
+
+    if (is_driver_domain(s)) {
+        slots = 0;
+        for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+            if (g->devices[i].used && g->devices[i].has_slot && g->devices[i].state != SERVED_GONE)
+                slots |= 1u << g->devices[i].slot;
+        return slots;
+    }
+    n = xenstore_list_remote_nodes(s->xs, g->domid, ids, (int)ARRAY_SIZE(ids));
+    for (int i = 0; i < n; i++) {
+        uint32_t slot;
+        bool is_dead;
+
+        if (served_elsewhere(s, &ids[i], &slot, &is_dead))
+            slots &= ~(1u << slot);
+    }
+    return slots;
+}
+
+/* The backend of a device of this guest is dead. */
+static void take_slot(struct supervisor *s, uint32_t domid, uint32_t slot)
+{
+    struct guest *g = guest_find(s, domid);
+
+    if (slot >= XEN_VIRTIO_SLOTS)
+        return;
+    if (g != NULL) {
+        if (g->state != WORKER_QUITTING)
+            guest_send(g, MESSAGE_TAKE, slot, 0);
+        return;
+    }
+    g = guest_new(s, domid);
+    if (g == NULL)
+        return;
+    log_warning("domain %u (%s): the domain that served its devices is gone: reboot the guest",
+                g->domid, g->name);
+    if (guest_start_worker(s, g) < 0)
+        guest_free(s, g);
+}
+
+/*
+ * Xen goes on to ask the IOREQ server of a domain that is dead, and a vCPU that waits for its answer
+ * waits for ever. From here on there is one: that the slot is empty. The device is lost for the guest,
+ * and what it had in flight there; its other devices go on.
+ */
+void publish_released(struct supervisor *s)
+{
+    uint32_t *domids;
+    size_t n_domids;
+
+    if (!s->has_driver_domains || is_driver_domain(s))
+        return;
+    domids = xenstore_list_guests(s->xs, &n_domids);
+    for (size_t i = 0; i < n_domids; i++) {
+        struct node_id ids[64];
+        int n;
+
+        if (!xenstore_domain_alive(s->xs, domids[i]))
+            continue;
+        n = xenstore_list_remote_nodes(s->xs, domids[i], ids, (int)ARRAY_SIZE(ids));
+        for (int j = 0; j < n; j++) {
+            uint32_t slot;
+            bool is_dead;
+
+            (void)served_elsewhere(s, &ids[j], &slot, &is_dead);
+            if (is_dead)
+                take_slot(s, domids[i], slot);
+        }
+    }
+    free(domids);
+}
+
 void publish_device(struct supervisor *s, const struct node_id *id)
 {
+    struct guest *g = guest_find(s, id->domid);
     struct publication p = {0};
     struct device_node node = {0};
     uint32_t backend;
@@ -149,6 +255,9 @@ void publish_device(struct supervisor *s, const struct node_id *id)
         log_debug("domain %u: device %u: %s", id->domid, id->devid, error);
         return;
     }
+    s->has_driver_domains = true;
+    if (g != NULL)
+        guest_send(g, MESSAGE_YIELD, slot_of(&node), 0);
     if (xenstore_domain_name(s->xs, id->domid, p.name, sizeof(p.name)) < 0)
         return; /* it is going away */
     if (xenstore_domain_uuid(s->xs, id->domid, p.uuid, sizeof(p.uuid)) < 0)

@@ -203,8 +203,8 @@ static const struct hypervisor_ops xen_ops = {
     .close = close_all,
 };
 
-int xen_hypervisor_open(uint32_t domid, struct hypervisor **out, uint32_t *n_vcpus, char *error,
-                        size_t error_len)
+int xen_hypervisor_open(uint32_t domid, bool precedence, struct hypervisor **out,
+                        uint32_t *n_vcpus, char *error, size_t error_len)
 {
     struct xen_hypervisor *xen;
     int err;
@@ -220,6 +220,7 @@ int xen_hypervisor_open(uint32_t domid, struct hypervisor **out, uint32_t *n_vcp
     }
     xen->hv.ops = &xen_ops;
     xen->domid = (domid_t)domid;
+    xen->precedence = precedence;
     xen->privcmd = -1;
     xen->evtchn = -1;
 

@@ -49,25 +49,42 @@ static void add_remote(struct xenstore *xs, const struct node_id *id)
     xs->remote[xs->n_remote++] = *id;
 }
 
+int xenstore_list_remote_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids, int max)
+{
+    int count = 0;
+
+    for (size_t kind = 0; kind < ARRAY_SIZE(store_kinds); kind++) {
+        char path[PATH_LEN];
+        uint32_t *devids;
+        size_t n;
+
+        snprintf(path, sizeof(path), "/libxl/%" PRIu32 "/device/%s", domid, store_kinds[kind]);
+        devids = store_list_numbers(xs, path, UINT32_MAX, &n);
+        for (size_t i = 0; i < n && count < max; i++)
+            ids[count++] =
+                (struct node_id){.kind = (enum node_kind)kind, .domid = domid, .devid = devids[i]};
+        free(devids);
+    }
+    return count;
+}
+
+uint32_t *xenstore_list_guests(struct xenstore *xs, size_t *n)
+{
+    return store_list_numbers(xs, "/libxl", UINT16_MAX, n);
+}
+
 static void add_all(struct xenstore *xs)
 {
-    size_t n_domids, n_devids;
-    uint32_t *domids = store_list_numbers(xs, "/libxl", UINT16_MAX, &n_domids);
+    size_t n_domids;
+    uint32_t *domids = xenstore_list_guests(xs, &n_domids);
 
-    for (size_t i = 0; i < n_domids; i++)
-        for (size_t kind = 0; kind < ARRAY_SIZE(store_kinds); kind++) {
-            char path[PATH_LEN];
-            uint32_t *devids;
+    for (size_t i = 0; i < n_domids; i++) {
+        struct node_id ids[64];
+        int n = xenstore_list_remote_nodes(xs, domids[i], ids, (int)ARRAY_SIZE(ids));
 
-            snprintf(path, sizeof(path), "/libxl/%" PRIu32 "/device/%s", domids[i],
-                     store_kinds[kind]);
-            devids = store_list_numbers(xs, path, UINT32_MAX, &n_devids);
-            for (size_t j = 0; j < n_devids; j++)
-                add_remote(xs, &(struct node_id){.kind = (enum node_kind)kind,
-                                                 .domid = domids[i],
-                                                 .devid = devids[j]});
-            free(devids);
-        }
+        for (int j = 0; j < n; j++)
+            add_remote(xs, &ids[j]);
+    }
     free(domids);
 }
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# shellcheck disable=SC2016,SC2154
+# checks: a driver domain under FLASK, with devices of the machine, serves a guest beside dom0: recreated, restarted, destroyed
+# boot: --flask --passthrough
+# files: common.bash arch.bash
+# timeout: 2400
+. ./common.bash
+. ./arch.bash
+
+must "the driver domain's disk is made" prepare_driver_domain
+must "the guest's, too" prepare_two_backends
+check "viodctl check has no objection to the guest" viodctl check "$EXAMPLES/two-backends.cfg"
+
+must "xl creates the driver domain" xl create "$EXAMPLES/driver-domain.cfg"
+must "it comes up" domu_ready domd "$LONG"
+domd=$(domu_id domd)
+check "FLASK knows it as one" eval 'xl list -Z | grep -E "^domd .*:domd_t"'
+
+# --- the machine's devices -------------------------------------------------------------------
+check "its clock is the machine's" domu_run domd 'grep -q pl031 /sys/class/rtc/rtc0/name &&
+    [[ $(</sys/class/rtc/rtc0/since_epoch) -gt 1700000000 ]]'
+check "the clock's alarm interrupts it" domu_run domd 'count() { sed -nE "s/^ *[0-9]+: +([0-9]+) .*rtc-pl031/\1/p" /proc/interrupts; }
+    before=$(count); echo +2 >/sys/class/rtc/rtc0/wakealarm
+    for _ in {1..200}; do [[ $(count) -le $before ]] || exit 0; sleep 0.1; done; cat /proc/interrupts; exit 1'
+check "it moves a GPIO line" domu_run domd 'for chip in /sys/class/gpio/gpiochip*; do
+        [[ $(<"$chip/label") == *9030000* ]] || continue
+        line=$(($(<"$chip/base") + 1)); echo $line >/sys/class/gpio/export; cd /sys/class/gpio/gpio$line
+        for value in 1 0 1; do
+            echo out >direction; echo $value >value; [[ $(<value) == "$value" ]] || exit 1
+        done
+        exit 0
+    done; exit 1'
+
+# --- viod in it --------------------------------------------------------------------------------
+domu_run domd 'truncate -s 16M /var/lib/viod/two-backends/log.img'
+must "viod starts in it" domd_viod
+check "and serves what is this domain's" domd_logged "devices whose backend is domain $domd\$"
+
+# create_guest: a new instance, with all of its devices.
+create_guest() {
+    xl create "$EXAMPLES/two-backends.cfg" >/dev/null && domu_ready two-backends "$LONG"
+}
+both_disks="$(fio_verify '$(disk FROM-DOM0)' 8 2) >/run/0 & dom0=\$!
+    $(fio_verify '$(disk FROM-DOMD)' 8 2) >/run/d && wait \$dom0"
+must "a guest with devices of both comes up" create_guest
+guest=$(domu_id two-backends)
+check "it has three disks" guest two-backends '[[ $(ls -d /sys/block/vd? | wc -l) == 3 ]]'
+check "both of its backends move its data at once, and none is different" guest two-backends "$both_disks"
+check "its random numbers come from the driver domain" guest two-backends 'head -c 64 /dev/hwrng | wc -c | grep -qx 64'
+check "dom0's viod serves what is dom0's, and no more" same "$(show two-backends '[.devices[].name] | sort | join(" ")')" "blk0 xvda"
+check "the driver domain's knows the guest by name" domu_run domd 'viodctl show two-backends | grep -q "^blk1: blk, ready"'
+check "its worker is nobody" domu_run domd "[[ \$(stat -c %u /proc/\$(viodctl --json show two-backends | sed -E 's/.*\"pid\":([0-9]+).*/\\1/')) -eq $((1996488704 + guest)) ]]"
+node=/local/domain/$domd/backend/virtio/$guest/1
+check "dom0 has told it the device's settings" eval "xenstore-read $node/viod/settings/0 | grep -q 'serial=FROM-DOMD'"
+check "but not those of dom0's own" eval "! xenstore-ls $node/viod | grep FROM-DOM0"
+check "the guest can read the node" guest two-backends "xenstore-read $node/state"
+check "but not the settings" guest two-backends "! xenstore-read $node/viod/settings/0 && ! xenstore-ls $node/viod"
+check "the driver domain hears when domains end" eval 'xenstore-ls -p @releaseDomain >/dev/null 2>&1; domu_run domd "viodctl list >/dev/null"'
+
+# --- the guest goes and comes --------------------------------------------------------------------
+for round in 1 2; do
+    check "$round: the guest is destroyed" domu_destroy two-backends
+    check "$round: the driver domain has removed its nodes" wait_for 30 "no_domd_node $guest"
+    check "$round: no domain without a name is left" wait_for 30 'domu_gone two-backends'
+    check "$round: nor a worker in the driver domain" wait_for 30 \
+        'domu_run domd "! pgrep -f -- viod.--worker && viodctl list | grep -vq two-backends"'
+    must "$round: it is there again" create_guest
+    guest=$(domu_id two-backends)
+    check "$round: with the same data" guest two-backends "$(fio_verify '$(disk FROM-DOMD)' 8 2 --rw=read)"
+done
+
+# --- viod restarts in the driver domain ------------------------------------------------------------
+domu_destroy two-backends
+check "viod ends in the driver domain" domu_run domd 'kill $(pgrep -of "^viod"); for _ in {1..100}; do
+    pgrep -f "^viod" >/dev/null || exit 0; sleep 0.1; done; exit 1'
+check "a guest is created paused" xl create -p "$EXAMPLES/two-backends.cfg"
+must "viod starts there again" domd_viod
+guest=$(domu_id two-backends)
+check "the devices become ready" wait_for 30 '[[ $(xenstore-read /local/domain/$domd/backend/virtio/$guest/{1,2}/state) == $'"'2\n2'"' ]]'
+xl unpause two-backends
+must "the guest comes up" up two-backends
+check "both of its backends serve it" guest two-backends "$both_disks"
+
+# --- the driver domain dies ----------------------------------------------------------------------------
+check "the driver domain is destroyed" domu_destroy domd
+check "dom0's viod sees that its devices are gone for the guest" guest two-backends 'true'
+guest_job two-backends '(dd if=$(disk FROM-DOMD) of=/dev/null bs=4k count=1 iflag=direct status=none &) ; sleep 3; echo alive'
+check_job "the guest touches a device of it, and lives" "$job"
+check "dom0's device goes on" guest two-backends "$(fio_verify '$(disk FROM-DOM0)' 8 2)"
+check "the guest is destroyed" domu_destroy two-backends
+check "nothing of it is left" wait_for 30 'domu_gone two-backends'
+check "nor a worker" wait_for 60 no_workers
+check "FLASK had nothing to refuse" eval '! xl dmesg | grep "avc:.*denied" | grep -E "domd_t|domU_t"'
+finish
