@@ -15,6 +15,7 @@
 
 #include "log.h"
 #include "supervisor_internal.h"
+#include "xen/xenstore_publish.h"
 
 /* ---- xenstore ---- */
 
@@ -347,6 +348,8 @@ int supervisor_run(const struct daemon_config *config)
     s->uevent_fd = uevent_open();
     log_info("viod " VIOD_VERSION " serves the devices whose backend is domain %u",
              xenstore_own_domid(s->xs));
+    if (is_driver_domain(s))
+        (void)xenstore_announce(s->xs, VIOD_VERSION);
     notify_systemd("READY=1");
     while (ret == 0 && !(s->stopping && !workers_left(s)))
         ret = poll_once(s);
@@ -357,8 +360,11 @@ out:
     while (s->guests != NULL)
         guest_free(s, s->guests);
     control_close(s);
-    if (s->xs != NULL)
+    if (s->xs != NULL) {
         removals_free(s);
+        if (is_driver_domain(s))
+            (void)xenstore_announce(s->xs, NULL);
+    }
     xenstore_close(s->xs);
     return ret == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

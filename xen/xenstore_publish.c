@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend_state.h"
 #include "log.h"
 #include "xenstore_internal.h"
 
@@ -359,4 +360,13 @@ int xenstore_read_publication(struct xenstore *xs, const struct node_id *id,
             return errno ? -errno : -EIO;
     }
     return -EAGAIN;
+}
+
+int xenstore_announce(struct xenstore *xs, const char *version)
+{
+    bool ok = version ? xs_write(xs->xs, XBT_NULL, BACKEND_STATE_PATH, version,
+                                 (unsigned int)strlen(version))
+                      : xs_rm(xs->xs, XBT_NULL, BACKEND_STATE_PATH);
+
+    return ok ? 0 : -errno;
 }

@@ -60,6 +60,8 @@ int xenstore_announce_releases(struct xenstore *xs, uint32_t domid);
 
 /* ---- driver domain ---- */
 
+/* Says in this domain's home that viod runs here (backend_state.h); NULL: no more. 0 or -errno. */
+int xenstore_announce(struct xenstore *xs, const char *version);
 /* 0; -ENOENT: nothing is published (yet); -EINVAL: it is malformed. */
 int xenstore_read_publication(struct xenstore *xs, const struct node_id *id,
                               struct publication *publication);
