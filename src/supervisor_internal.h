@@ -65,6 +65,8 @@ struct client {
     char line[512];
     size_t used;
     uint32_t waits_for;          /* id of a MESSAGE_CONTROL; 0: none */
+    bool waits_ready;            /* until all devices of ready_domid are */
+    uint32_t ready_domid;
     int64_t until_ns;
 };
 
@@ -147,6 +149,14 @@ void removal_schedule(struct supervisor *s, const struct node_id *id);
 /* Removes those whose time has come; true if there were any. */
 bool removals_run(struct supervisor *s, int64_t now);
 void removals_free(struct supervisor *s);
+
+/* supervisor_wait.c */
+/* The client waits for all devices of a guest; -errno with a message. seconds: NULL = the default. */
+int wait_begin(struct supervisor *s, struct client *client, const char *domain,
+               const char *seconds, char *error, size_t error_len);
+/* True when they are ready (no error), or will not be. */
+bool wait_is_over(struct supervisor *s, const struct client *client, int64_t now, char *error,
+                  size_t error_len);
 
 /* supervisor_control.c */
 int control_open(struct supervisor *s);

@@ -18,7 +18,7 @@
  * libxl first waits for the backend's last state, then for the node to go, and takes a node that goes
  * before it has read the state for an error: it gets time to look.
  */
-#define REMOVAL_DELAY_NS (INT64_C(250) * 1000000)
+#define REMOVAL_DELAY_NS (INT64_C(1000) * 1000000)
 
 struct node_removal {
     struct node_removal *next;

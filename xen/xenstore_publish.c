@@ -253,6 +253,26 @@ int xenstore_publish(struct xenstore *xs, const struct node_id *id, uint32_t bac
     return -EAGAIN;
 }
 
+bool xenstore_device_ready(struct xenstore *xs, const struct node_id *id, uint32_t backend_domid,
+                           char *why, size_t why_len)
+{
+    char relative[STORE_PATH_MAX], path[PATH_LEN], state[8];
+    uint64_t number = 0;
+
+    why[0] = '\0';
+    store_node_path(id, relative, sizeof(relative));
+    snprintf(path, sizeof(path), "/local/domain/%" PRIu32 "/%s/state", backend_domid, relative);
+    if (store_read(xs, XBT_NULL, path, state, sizeof(state)) > 0 &&
+        !store_parse_decimal(state, 8, &number) &&
+        (number == NODE_STATE_INIT_WAIT || number == NODE_STATE_CONNECTED))
+        return true;
+    snprintf(path, sizeof(path), "/local/domain/%" PRIu32 "/%s/viod-error", backend_domid, relative);
+    /* Written by another domain: shown only if it can be shown. */
+    if (store_read(xs, XBT_NULL, path, why, why_len) < 0 || !store_is_text(why))
+        why[0] = '\0';
+    return false;
+}
+
 int xenstore_announce_releases(struct xenstore *xs, uint32_t domid)
 {
     unsigned int n = 0;

@@ -55,6 +55,12 @@ int xenstore_count_before(struct xenstore *xs, const struct node_id *id, uint16_
 /* Writes it to the device's node, if that exists: all or nothing. 0 or -errno. */
 int xenstore_publish(struct xenstore *xs, const struct node_id *id, uint32_t backend_domid,
                      const struct publication *publication);
+/*
+ * Whether the device's backend, in whichever domain, is ready for the guest; if not, `why` is what viod
+ * there says about it, or empty.
+ */
+bool xenstore_device_ready(struct xenstore *xs, const struct node_id *id, uint32_t backend_domid,
+                           char *why, size_t why_len);
 /* Lets a domain know when domains end (but not which). 0 or -errno. */
 int xenstore_announce_releases(struct xenstore *xs, uint32_t domid);
 

@@ -57,6 +57,26 @@ domd_viod() {
         for _ in {1..300}; do viodctl version >/dev/null 2>&1 && exit 0; sleep 0.1; done
         cat /var/log/viod.log; exit 1'
 }
+# plain_driver_domain CMDLINE [KEY=VALUE…]: one without devices of the machine, and viod in it.
+plain_driver_domain() {
+    local cmdline=$1
+    shift
+    domu_create domd root=/dev/xvda "disk=[\"$DOMU_ROOT3,raw,xvda,w\"]" driver_domain=1 \
+        "cmdline=$cmdline" "$@" && domu_ready domd "$LONG" && domd_viod
+}
+# refused REGEX: the driver domain cannot serve a guest, which is never unpaused; REGEX is the reason in
+# its log and what dom0's administrator sees.
+refused() {
+    local status=0
+    domu_run domd 'mkdir -p /var/lib/viod/two-backends; truncate -s 16M /var/lib/viod/two-backends/log.img'
+    xl create -p "$EXAMPLES/two-backends.cfg" >/dev/null || return 1
+    ! viodctl wait two-backends 20 2>wait.out || status=1
+    cat wait.out
+    grep -qE -- "$1" wait.out || status=1
+    domd_logged "$1" || status=1
+    domu_destroy two-backends || status=1
+    return $status
+}
 # domd_logged REGEX: the log of the driver domain's viod has such a line.
 domd_logged() { domu_run domd "grep -qE -- '$1' /var/log/viod.log || { tail -n 15 /var/log/viod.log; exit 1; }"; }
 # domd_node GUEST-DOMID: the driver domain's nodes of this guest's devices.
