@@ -61,7 +61,8 @@ int xen_explain(const struct xen_hypervisor *xen, const char *what, int err, cha
         break;
     case -EPERM:
         remedy = "Xen lets only dom0 be its device model (XSM dummy or silo): in a driver domain, "
-                 "boot Xen with 'flask=enforcing' and a policy that allows it";
+                 "boot Xen with 'xsm=flask flask=enforcing' and a policy that allows it (viod comes "
+                 "with one: domd.te)";
         break;
     case -ESRCH:
         remedy = "the domain does not exist";
