@@ -121,8 +121,7 @@ static int configure(struct supervisor *s, struct guest *g, struct served_device
 /* Its slot is held meanwhile: the guest's first access waits, as long as the worker can hold it. */
 static void wait_for_dom0(struct supervisor *s, struct guest *g, struct served_device *d)
 {
-    static const char why[] = "waiting for domain 0 to say what it shall be: viod has to run there, "
-                              "too";
+    static const char why[] = "waiting for the viod in domain 0 to say what it shall be";
 
     d->state = SERVED_WAITING;
     if (d->unpublished)

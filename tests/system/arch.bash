@@ -78,7 +78,9 @@ refused() {
     return $status
 }
 # domd_logged REGEX: the log of the driver domain's viod has such a line.
-domd_logged() { domu_run domd "grep -qE -- '$1' /var/log/viod.log || { tail -n 15 /var/log/viod.log; exit 1; }"; }
-# domd_node GUEST-DOMID: the driver domain's nodes of this guest's devices.
+domd_logged() {
+    domu_run domd "grep -qE -- $(printf %q "$1") /var/log/viod.log || { tail -n 15 /var/log/viod.log; exit 1; }"
+}
+# domd_nodes GUEST-DOMID: the driver domain's nodes of this guest's devices.
 domd_nodes() { xenstore-ls -f "/local/domain/$(domu_id domd)/backend" 2>/dev/null | grep -E "/virtio(_disk)?/$1/"; }
 no_domd_node() { local left; left=$(domd_nodes "$1"); [[ -z $left ]] || { printf '%s\n' "$left"; return 1; }; }
