@@ -144,8 +144,6 @@ void device_configure(struct supervisor *s, struct guest *g, struct served_devic
         published = publication_take(s, g, d, &file, error, sizeof(error));
     else
         device_name(s, &d->node, d->name, sizeof(d->name));
-    if (published < 0 && published != -ENOENT)
-        goto fail;
     if (slot >= XEN_VIRTIO_SLOTS) {
         snprintf(error, sizeof(error),
                  "register window at %#llx: a domain has %u slots from %#x on",
@@ -167,6 +165,8 @@ void device_configure(struct supervisor *s, struct guest *g, struct served_devic
         }
     d->slot = (uint32_t)slot;
     d->has_slot = true;
+    if (published < 0 && published != -ENOENT)
+        goto fail; /* not before: the slot of a device that failed is answered, too */
     if (type == NULL) {
         snprintf(error, sizeof(error),
                  "virtio device number %u (\"virtio,device%x\") is not served by this version",

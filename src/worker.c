@@ -437,7 +437,8 @@ static void quit(struct worker *w)
 
 /*
  * Of two IOREQ servers that claim an address, Xen asks only one (see create_above in xen/ioreq.c): a
- * slot that another domain serves must not be claimed here. One that nobody claims makes a Linux guest panic.
+ * slot that another domain serves must not be claimed here. An access where nobody listens makes a
+ * Linux guest panic.
  */
 static int claim_slot(struct slot *slot, bool claim)
 {
