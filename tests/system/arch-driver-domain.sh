@@ -91,6 +91,18 @@ xl unpause two-backends
 must "the guest comes up" up two-backends
 check "both of its backends serve it" guest two-backends "$both_disks"
 
+# --- a mistake in dom0's file ---------------------------------------------------------------------------
+domu_destroy two-backends
+sed -i 's/^serial = FROM-DOMD/&-WITH-MORE-THAN-20/' /etc/viod/two-backends.conf
+check "a guest with a mistake in its file is created" xl create "$EXAMPLES/two-backends.cfg"
+check "the mistake is named" eval '! viodctl wait two-backends 5 2>wait.out &&
+    { grep -E "blk1.*in domain 0: /etc/viod/two-backends.conf:[0-9]+: " wait.out || { cat wait.out; false; }; }'
+check "the guest comes up without this device" up two-backends
+check "but with those of dom0" guest two-backends '[[ $(ls -d /sys/block/vd? | wc -l) == 2 ]] && disk FROM-DOM0'
+domu_destroy two-backends
+sed -i 's/-WITH-MORE-THAN-20//' /etc/viod/two-backends.conf
+must "without the mistake it has all again" create_guest
+
 # --- the driver domain dies ----------------------------------------------------------------------------
 check "the driver domain is destroyed" domu_destroy domd
 guest_job two-backends '(dd if=$(disk FROM-DOMD) of=/dev/null bs=4k count=1 iflag=direct status=none &) ; sleep 3; echo alive'
