@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # shellcheck disable=SC2016,SC2154
-# checks: a driver domain under FLASK, with devices of the machine, serves a guest beside dom0: recreated, restarted, destroyed
+# checks: a driver domain under FLASK, with devices of the machine, serves a guest beside dom0, and its next instances
 # boot: --flask --passthrough
 # files: common.bash arch.bash
 # timeout: 2400
@@ -41,12 +41,6 @@ must "viod starts in it" domd_viod
 check "viodctl check has no objection any more" viodctl check "$EXAMPLES/two-backends.cfg"
 check "and serves what is this domain's" domd_logged "devices whose backend is domain $domd\$"
 
-# create_guest: a new instance, with all of its devices.
-create_guest() {
-    xl create "$EXAMPLES/two-backends.cfg" >/dev/null && domu_ready two-backends "$LONG"
-}
-both_disks="$(fio_verify '$(disk FROM-DOM0)' 8 2) >/run/0 & dom0=\$!
-    $(fio_verify '$(disk FROM-DOMD)' 8 2) >/run/d && wait \$dom0"
 must "a guest with devices of both comes up" create_guest
 guest=$(domu_id two-backends)
 check "it has three disks" guest two-backends '[[ $(ls -d /sys/block/vd? | wc -l) == 3 ]]'
@@ -78,43 +72,6 @@ for round in 1 2; do
         "$(guest two-backends 'dd if=$(disk FROM-DOMD) bs=1M count=2 iflag=direct status=none | md5sum')"
 done
 
-# --- viod restarts in the driver domain ------------------------------------------------------------
-domu_destroy two-backends
-check "viod ends in the driver domain" domu_run domd 'kill $(pgrep -of "^viod"); for _ in {1..100}; do
-    pgrep -f "^viod" >/dev/null || exit 0; sleep 0.1; done; exit 1'
-check "a guest is created paused" xl create -p "$EXAMPLES/two-backends.cfg"
-check "viodctl wait says who is not ready" eval \
-    '! viodctl wait two-backends 1 2>wait.out && grep -q "blk1, served by domain $domd" wait.out'
-must "viod starts there again" domd_viod
-check "the devices become ready" viodctl wait two-backends 60
-xl unpause two-backends
-must "the guest comes up" up two-backends
-check "both of its backends serve it" guest two-backends "$both_disks"
-
-# --- a mistake in dom0's file ---------------------------------------------------------------------------
-domu_destroy two-backends
-sed -i 's/^serial = FROM-DOMD/&-WITH-MORE-THAN-20/' /etc/viod/two-backends.conf
-check "a guest with a mistake in its file is created" xl create "$EXAMPLES/two-backends.cfg"
-check "the mistake is named" eval '! viodctl wait two-backends 5 2>wait.out &&
-    { grep -E "blk1.*in domain 0: /etc/viod/two-backends.conf:[0-9]+: " wait.out || { cat wait.out; false; }; }'
-check "the guest comes up without this device" up two-backends
-check "but with those of dom0" guest two-backends '[[ $(ls -d /sys/block/vd? | wc -l) == 2 ]] && disk FROM-DOM0'
-domu_destroy two-backends
-sed -i 's/-WITH-MORE-THAN-20//' /etc/viod/two-backends.conf
-must "without the mistake it has all again" create_guest
-
-# --- the driver domain dies ----------------------------------------------------------------------------
-check "the driver domain is destroyed" domu_destroy domd
-guest_job two-backends '(dd if=$(disk FROM-DOMD) of=/dev/null bs=4k count=1 iflag=direct status=none &) ; sleep 3; echo alive'
-check_job "the guest touches a device of it, and lives" "$job"
-check "dom0's device goes on" guest two-backends "$(fio_verify '$(disk FROM-DOM0)' 8 2)"
 check "the guest is destroyed" domu_destroy two-backends
-check "nothing of it is left" wait_for 30 'domu_gone two-backends'
-check "nor a worker" wait_for 60 no_workers
 check "FLASK had nothing to refuse" eval '! xl dmesg | grep "avc:.*denied" | grep -E "domd_t|domU_t"'
-
-# --- a policy that does not allow it --------------------------------------------------------------------
-must "a driver domain of another type comes up" plain_driver_domain xen_privcmd.unrestricted=1 \
-    seclabel=system_u:system_r:domU_t
-check "what it lacks is named, in dom0 and there" refused "FLASK policy does not let this domain be its device model"
 finish
