@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# shellcheck disable=SC2016,SC2154
+# shellcheck disable=SC2016,SC2034,SC2154
 # checks: a driver domain without viod, with a mistake in dom0, destroyed while a guest runs, and of a type that FLASK refuses
 # boot: --flask --passthrough
 # files: common.bash arch.bash
