@@ -14,10 +14,6 @@
 
 #define WHY_LEN CONFIG_WHY_LEN
 
-struct guest_file {
-    struct config_file file;
-};
-
 /* ---- values ---- */
 
 static bool word_in_list(const char *word, const char *list)

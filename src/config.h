@@ -142,6 +142,15 @@ uint64_t config_part_uint(const struct config_part *part, const char *key);
 struct guest_file;
 /* 0 (also if there is no such file: an empty one), or -errno with a message "file:line: …". */
 int guest_file_load(const char *path, struct guest_file **out, char *error, size_t error_len);
+/* The same from a text, with `path` in messages. */
+int guest_file_parse(const char *path, const char *text, size_t len, struct guest_file **out,
+                     char *error, size_t error_len);
+/*
+ * The sections of one device and its parts as a text for guest_file_parse, NUL-terminated; empty if
+ * there are none. 0, or -E2BIG.
+ */
+int guest_file_extract(const struct guest_file *file, const char *device, char *out,
+                       size_t out_len);
 void guest_file_free(struct guest_file *file);
 /*
  * Fills config->values from the section named config->name, defaults for the rest. `preset` (may be

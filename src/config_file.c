@@ -286,32 +286,18 @@ out:
     return result;
 }
 
-int config_file_load(const char *path, struct config_file *file, char *error, size_t error_len)
+int config_file_parse(const char *path, const char *text, size_t len, struct config_file *file,
+                      char *error, size_t error_len)
 {
-    struct parser parser = {.file = file, .error = error, .error_len = error_len};
-    char *text;
-    ssize_t len;
+    struct parser parser = {
+        .file = file, .text = text, .len = len, .error = error, .error_len = error_len};
     int bad_line;
 
-    *file = (struct config_file){.path = strdup(path)};
-    text = malloc(FILE_BYTES_MAX + 1);
-    if (!file->path || !text) {
+    *file = (struct config_file){.path = strdup(path), .exists = true};
+    if (!file->path) {
         parser.result = -ENOMEM;
         goto out;
     }
-    len = read_file(path, text, error, error_len);
-    if (len == -ENOENT) {
-        free(text);
-        return 0;
-    }
-    if (len < 0) {
-        free(text);
-        return (int)len;
-    }
-    file->exists = true;
-    parser.text = text;
-    parser.len = (size_t)len;
-
     if (&ini_max_line)
         ini_max_line = (int)LINE_BYTES_MAX + 3;
     if (&ini_allow_multiline)
@@ -326,8 +312,31 @@ int config_file_load(const char *path, struct config_file *file, char *error, si
 out:
     if (parser.result == -ENOMEM)
         snprintf(error, error_len, "%s: out of memory", path);
-    free(text);
     return parser.result;
+}
+
+int config_file_load(const char *path, struct config_file *file, char *error, size_t error_len)
+{
+    char *text = malloc(FILE_BYTES_MAX + 1);
+    ssize_t len;
+    int ret;
+
+    *file = (struct config_file){.path = strdup(path)};
+    if (!file->path || !text) {
+        snprintf(error, error_len, "%s: out of memory", path);
+        ret = -ENOMEM;
+        goto out;
+    }
+    len = read_file(path, text, error, error_len);
+    if (len < 0) {
+        ret = len == -ENOENT ? 0 : (int)len;
+        goto out;
+    }
+    config_file_free(file);
+    ret = config_file_parse(path, text, (size_t)len, file, error, error_len);
+out:
+    free(text);
+    return ret;
 }
 
 void config_file_free(struct config_file *file)

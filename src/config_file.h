@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An INI file in memory: sections and keys with their lines. Knows no key. Only for config.c.
+ * An INI file in memory: sections and keys with their lines. Knows no key. Only for config*.c.
  */
 #ifndef VIOD_CONFIG_FILE_H
 #define VIOD_CONFIG_FILE_H
@@ -27,8 +27,15 @@ struct config_file {
     size_t n_sections;
 };
 
+struct guest_file {
+    struct config_file file;
+};
+
 /* 0 (also if there is no such file), or -errno with a message. *file is valid in both cases. */
 int config_file_load(const char *path, struct config_file *file, char *error, size_t error_len);
+/* The same from a text; `path` is what messages call it. */
+int config_file_parse(const char *path, const char *text, size_t len, struct config_file *file,
+                      char *error, size_t error_len);
 void config_file_free(struct config_file *file);
 const struct file_section *config_file_section(const struct config_file *file, const char *name);
 

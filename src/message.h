@@ -16,6 +16,8 @@ enum message_type {
     /* supervisor -> worker */
     MESSAGE_START = 1,     /* text: struct start_settings; fds: the memfd of struct worker_stats */
     MESSAGE_EXPECT,        /* slot: a device will come there: hold the guest's accesses */
+    MESSAGE_YIELD,         /* slot: another domain serves it: let its accesses go there */
+    MESSAGE_TAKE,          /* slot: that domain is gone: answer there, as an empty slot */
     MESSAGE_ADD,           /* slot; text: an encoded device_config; fds: its descriptors */
     MESSAGE_REMOVE,        /* slot */
     MESSAGE_CONTROL,       /* slot, id; text: a request to the device, "resize" */
@@ -37,7 +39,9 @@ struct start_settings {
     uint32_t uid;           /* and gid, of the worker */
     uint32_t iothreads;
     uint32_t poll_max_us;
-    uint32_t expected;      /* slots, as bits: see MESSAGE_EXPECT */
+    uint32_t precedence;    /* our claims go before those of other domains */
+    uint32_t claimed;       /* slots, as bits: where this domain answers the guest's accesses */
+    uint32_t expected;      /* the same: see MESSAGE_EXPECT */
     int32_t log_level;
     char name[64];          /* for the log */
     char root[256];         /* an empty folder to live in */

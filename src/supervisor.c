@@ -15,6 +15,7 @@
 
 #include "log.h"
 #include "supervisor_internal.h"
+#include "xen/xenstore_publish.h"
 
 /* ---- xenstore ---- */
 
@@ -77,9 +78,14 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
             remove_device(g, s, d);
         return;
     }
+    /* In a driver domain nobody else removes it, and libxl waits for that. */
+    if (is_driver_domain(s) && node.state == NODE_STATE_CLOSED && !node.online)
+        removal_schedule(s, id);
     if (d != NULL && d->state != SERVED_GONE) {
         if (node.state == NODE_STATE_CLOSING || !node.online)
             remove_device(g, s, d);
+        else if (d->unpublished)
+            device_configure(s, g, d);
         return;
     }
     if (node.state == NODE_STATE_CLOSING) {
@@ -108,7 +114,7 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
     d = new_device(g, &node);
     if (d == NULL)
         return; /* more than twice the slots that exist: not written by xl */
-    if (g->state == WORKER_RUNNING)
+    if (g->state != WORKER_QUITTING) /* one that is starting reads it afterwards */
         guest_send(g, MESSAGE_EXPECT,
                     (uint32_t)((node.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT), 1);
     device_configure(s, g, d);
@@ -152,8 +158,12 @@ static void xenstore_readable(struct supervisor *s)
     while ((event = xenstore_next_event(s->xs, &id)) != STORE_NOTHING) {
         if (event == STORE_NODE_CHANGED)
             node_changed(s, &id);
-        else
+        else if (event == STORE_REMOTE_NODE)
+            publish_device(s, &id);
+        else {
             domain_released(s);
+            publish_released(s);
+        }
     }
 }
 
@@ -179,7 +189,7 @@ static bool deadlines_pending(const struct supervisor *s)
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         if (s->clients[i].fd >= 0)
             return true;
-    return false;
+    return s->removals != NULL;
 }
 
 static void signals(struct supervisor *s)
@@ -250,6 +260,8 @@ static int poll_once(struct supervisor *s)
     now = monotonic_ns();
     kill_overdue(s, now);
     control_expire(s, now);
+    if (removals_run(s, now))
+        domain_released(s); /* without devices here, a guest is nobody's any more */
     return 0;
 }
 
@@ -328,9 +340,16 @@ int supervisor_run(const struct daemon_config *config)
         log_error("cannot watch this domain's devices in xenstore: %s", strerror(-ret));
         goto out;
     }
+    ret = publish_open(s);
+    if (ret < 0)
+        log_warning("cannot watch the guests' devices: driver domains will not be told about "
+                    "theirs: %s", strerror(-ret));
+    ret = 0;
     s->uevent_fd = uevent_open();
     log_info("viod " VIOD_VERSION " serves the devices whose backend is domain %u",
              xenstore_own_domid(s->xs));
+    if (is_driver_domain(s))
+        (void)xenstore_announce(s->xs, VIOD_VERSION);
     notify_systemd("READY=1");
     while (ret == 0 && !(s->stopping && !workers_left(s)))
         ret = poll_once(s);
@@ -341,6 +360,11 @@ out:
     while (s->guests != NULL)
         guest_free(s, s->guests);
     control_close(s);
+    if (s->xs != NULL) {
+        removals_free(s);
+        if (is_driver_domain(s))
+            (void)xenstore_announce(s->xs, NULL);
+    }
     xenstore_close(s->xs);
     return ret == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -508,6 +508,7 @@ static void hang_up(struct client *client)
     close(client->fd);
     client->fd = -1;
     client->waits_for = 0;
+    client->waits_ready = false;
 }
 
 /* The answer is small against a socket's buffer; a client that does not read loses the rest. */
@@ -559,10 +560,12 @@ static void execute(struct supervisor *s, struct client *client)
     else if ((n == 3 && strcmp(words[0], "resize") == 0) ||
              (n >= 3 && strcmp(words[0], "link") == 0))
         request_device(s, &a, client, words, n);
+    else if ((n == 2 || n == 3) && strcmp(words[0], "wait") == 0)
+        (void)wait_begin(s, client, words[1], n == 3 ? words[2] : NULL, a.error, sizeof(a.error));
     else
         snprintf(a.error, sizeof(a.error), "the daemon does not understand this request");
     fclose(a.out);
-    if (client->waits_for == 0)
+    if (client->waits_for == 0 && !client->waits_ready)
         reply(client, a.error[0] != '\0' ? a.error : NULL, text, len);
     free(text);
 }
@@ -575,7 +578,7 @@ void control_read(struct supervisor *s, struct client *client)
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (n <= 0 || client->waits_for != 0) {
+    if (n <= 0 || client->waits_for != 0 || client->waits_ready) {
         hang_up(client);
         return;
     }
@@ -611,9 +614,18 @@ void control_replied(struct supervisor *s, uint32_t id, int32_t status, const ch
 
 void control_expire(struct supervisor *s, int64_t now)
 {
-    for (size_t i = 0; i < CLIENTS_MAX; i++)
-        if (s->clients[i].fd >= 0 && now >= s->clients[i].until_ns)
-            reply(&s->clients[i], "the guest's worker did not answer in time", NULL, 0);
+    char error[CONFIG_ERROR_LEN];
+
+    for (size_t i = 0; i < CLIENTS_MAX; i++) {
+        struct client *client = &s->clients[i];
+
+        if (client->fd >= 0 && client->waits_ready) {
+            if (wait_is_over(s, client, now, error, sizeof(error)))
+                reply(client, error[0] != '\0' ? error : NULL, "", 0);
+        } else if (client->fd >= 0 && now >= client->until_ns) {
+            reply(client, "the guest's worker did not answer in time", NULL, 0);
+        }
+    }
 }
 
 void control_accept(struct supervisor *s)

@@ -30,7 +30,7 @@ void device_fail(struct supervisor *s, struct guest *g, struct served_device *d,
     log_error("domain %u (%s), %s: %s", g->domid, g->name, d->name, why);
     d->state = SERVED_FAILED;
     (void)xenstore_set_error(s->xs, &d->node.id, why);
-    if (d->has_slot && g->state == WORKER_RUNNING && guest_find_slot(g, d->slot) == NULL)
+    if (d->has_slot && g->state != WORKER_QUITTING && guest_find_slot(g, d->slot) == NULL)
         guest_send(g, MESSAGE_EXPECT, d->slot, 0);
 }
 
@@ -62,50 +62,29 @@ void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
         d->state = SERVED_ADDING;
 }
 
-/* The n-th device of its type among those of virtio=[…] that this domain serves: "blk0". */
-static void name_device(struct supervisor *s, struct served_device *d,
-                        const struct device_type *type)
+/* The guest's file, whole; in a driver domain it came with the publication. */
+static int load_file(struct supervisor *s, const struct guest *g, struct guest_file **file,
+                     char *error, size_t error_len)
 {
-    struct node_id ids[64];
-    char ignored[CONFIG_ERROR_LEN];
-    unsigned before = 0;
-    int n;
-
-    if (d->node.id.kind == NODE_VIRTIO_DISK) {
-        snprintf(d->name, sizeof(d->name), "%s", d->node.dev);
-        return;
-    }
-    n = xenstore_list_nodes(s->xs, d->node.id.domid, ids, (int)ARRAY_SIZE(ids));
-    for (int i = 0; i < n; i++) {
-        struct device_node other;
-
-        if (ids[i].kind == NODE_VIRTIO && ids[i].devid < d->node.id.devid &&
-            xenstore_read_node(s->xs, &ids[i], &other, ignored, sizeof(ignored)) == 0 &&
-            other.virtio_id == d->node.virtio_id)
-            before++;
-    }
-    if (type != NULL)
-        snprintf(d->name, sizeof(d->name), "%s%u", type->name, before);
-    else
-        snprintf(d->name, sizeof(d->name), "device%x-%u", d->node.virtio_id, before);
-}
-
-static int configure(struct supervisor *s, struct guest *g, struct served_device *d,
-                     const struct device_type *type, char *error, size_t error_len)
-{
-    static char preset_text[2048];
-    const char *presets[DISK_PRESETS] = {NULL};
-    struct guest_file *file = NULL;
-    struct stat st;
     char path[512];
     int ret;
 
-    snprintf(path, sizeof(path), "%s/%s.conf", s->config->config_dir, g->name);
-    if (strchr(g->name, '/') != NULL) {
-        snprintf(error, error_len, "the domain's name contains a slash: no configuration for it");
-        return -EINVAL;
-    }
-    ret = guest_file_load(path, &file, error, error_len);
+    if (*file != NULL)
+        return 0;
+    ret = guest_file_path(s, g->name, path, sizeof(path), error, error_len);
+    return ret < 0 ? ret : guest_file_load(path, file, error, error_len);
+}
+
+/* Takes the file over, if there is one already. */
+static int configure(struct supervisor *s, struct guest *g, struct served_device *d,
+                     const struct device_type *type, struct guest_file *file, char *error,
+                     size_t error_len)
+{
+    static char preset_text[2048];
+    const char *presets[DISK_PRESETS] = {NULL};
+    struct stat st;
+    int ret = load_file(s, g, &file, error, error_len);
+
     if (ret < 0)
         return ret;
     memset(&d->config, 0, sizeof(d->config));
@@ -139,14 +118,32 @@ static int configure(struct supervisor *s, struct guest *g, struct served_device
     return 0;
 }
 
+/* Its slot is held meanwhile: the guest's first access waits, as long as the worker can hold it. */
+static void wait_for_dom0(struct supervisor *s, struct guest *g, struct served_device *d)
+{
+    static const char why[] = "waiting for the viod in domain 0 to say what it shall be";
+
+    d->state = SERVED_WAITING;
+    if (d->unpublished)
+        return;
+    d->unpublished = true;
+    log_info("domain %u, %s: %s", g->domid, d->name, why);
+    (void)xenstore_set_error(s->xs, &d->node.id, why);
+}
+
 void device_configure(struct supervisor *s, struct guest *g, struct served_device *d)
 {
     const struct device_type *type = device_type_by_id(d->node.virtio_id);
     char error[CONFIG_ERROR_LEN];
     uint64_t slot = (d->node.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT;
     struct served_device *other;
+    struct guest_file *file = NULL;
+    int published = 0;
 
-    name_device(s, d, type);
+    if (is_driver_domain(s))
+        published = publication_take(s, g, d, &file, error, sizeof(error));
+    else
+        device_name(s, &d->node, d->name, sizeof(d->name));
     if (slot >= XEN_VIRTIO_SLOTS) {
         snprintf(error, sizeof(error),
                  "register window at %#llx: a domain has %u slots from %#x on",
@@ -154,7 +151,7 @@ void device_configure(struct supervisor *s, struct guest *g, struct served_devic
         goto fail;
     }
     other = guest_find_slot(g, (uint32_t)slot);
-    if (other != NULL) {
+    if (other != NULL && other != d) {
         snprintf(error, sizeof(error), "wants the same slot (base %#llx) as %s",
                  (unsigned long long)d->node.base, other->name);
         goto fail;
@@ -168,6 +165,8 @@ void device_configure(struct supervisor *s, struct guest *g, struct served_devic
         }
     d->slot = (uint32_t)slot;
     d->has_slot = true;
+    if (published < 0 && published != -ENOENT)
+        goto fail; /* not before: the slot of a device that failed is answered, too */
     if (type == NULL) {
         snprintf(error, sizeof(error),
                  "virtio device number %u (\"virtio,device%x\") is not served by this version",
@@ -180,13 +179,22 @@ void device_configure(struct supervisor *s, struct guest *g, struct served_devic
                  "device in the domain's xl configuration");
         goto fail;
     }
-    if (configure(s, g, d, type, error, sizeof(error)) < 0)
+    if (published == -ENOENT) {
+        wait_for_dom0(s, g, d);
+        return;
+    }
+    d->unpublished = false;
+    if (configure(s, g, d, type, file, error, sizeof(error)) < 0) {
+        file = NULL;
         goto fail;
+    }
     d->state = SERVED_WAITING;
     if (g->state == WORKER_RUNNING)
         device_send(s, g, d);
     return;
 fail:
+    guest_file_free(file);
+    d->unpublished = false;
     device_fail(s, g, d, error);
 }
 

@@ -149,6 +149,8 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
                                       .uid = s->config->worker_uid_base + g->domid,
                                       .iothreads = io_threads(s->config),
                                       .poll_max_us = s->config->poll_max_us,
+                                      .precedence = !is_driver_domain(s),
+                                      .claimed = guest_claimed_slots(s, g),
                                       .expected = 0,
                                       .log_level = s->config->log_level};
     int pair[2], stats_fd, ret;
@@ -226,10 +228,33 @@ static void empty_folder(const char *path)
     closedir(dir);
 }
 
+static void make_link(struct supervisor *s, struct guest *g)
+{
+    char link[256], target[16];
+
+    if (g->identity.run_dir[0] == '\0' || !link_path(s, g, link, sizeof(link)))
+        return;
+    snprintf(target, sizeof(target), "%u", g->domid);
+    /* A link that is there is of an earlier domain of this name; anything else is not ours. */
+    if (readlink(link, (char[2]){0}, 1) >= 0)
+        (void)unlink(link);
+    if (symlink(target, link) < 0)
+        log_warning("cannot make %s: %s", link, strerror(errno));
+}
+
+static void remove_link(struct supervisor *s, struct guest *g)
+{
+    char link[256], target[16], was[16] = "";
+
+    snprintf(target, sizeof(target), "%u", g->domid);
+    if (link_path(s, g, link, sizeof(link)) && readlink(link, was, sizeof(was) - 1) > 0 &&
+        strcmp(was, target) == 0)
+        (void)unlink(link);
+}
+
 static void make_identity(struct supervisor *s, struct guest *g)
 {
     struct guest_identity *identity = &g->identity;
-    char link[256], target[16];
 
     identity->domid = g->domid;
     snprintf(identity->name, sizeof(identity->name), "%s", g->name);
@@ -243,26 +268,24 @@ static void make_identity(struct supervisor *s, struct guest *g)
     if (mkdir(identity->run_dir, 0755) < 0 && errno != EEXIST)
         log_warning("cannot make %s: %s", identity->run_dir, strerror(errno));
     empty_folder(identity->run_dir); /* of what a viod that was killed has left there */
-    if (!link_path(s, g, link, sizeof(link)))
-        return;
-    snprintf(target, sizeof(target), "%u", g->domid);
-    /* A link that is there is of an earlier domain of this name; anything else is not ours. */
-    if (readlink(link, (char[2]){0}, 1) >= 0)
-        (void)unlink(link);
-    if (symlink(target, link) < 0)
-        log_warning("cannot make %s: %s", link, strerror(errno));
+    make_link(s, g);
 }
 
+void guest_identify(struct supervisor *s, struct guest *g, const char *name, const char *uuid)
+{
+    if (strcmp(g->name, name) == 0 && strcmp(g->identity.uuid, uuid) == 0)
+        return;
+    remove_link(s, g);
+    snprintf(g->name, sizeof(g->name), "%s", name);
+    snprintf(g->identity.name, sizeof(g->identity.name), "%s", name);
+    snprintf(g->identity.uuid, sizeof(g->identity.uuid), "%s", uuid);
+    make_link(s, g);
+}
 static void remove_run_dir(struct supervisor *s, struct guest *g)
 {
-    char link[256], target[16], was[16] = "";
-
     if (g->identity.run_dir[0] == '\0')
         return;
-    snprintf(target, sizeof(target), "%u", g->domid);
-    if (link_path(s, g, link, sizeof(link)) && readlink(link, was, sizeof(was) - 1) > 0 &&
-        strcmp(was, target) == 0)
-        (void)unlink(link);
+    remove_link(s, g);
     empty_folder(g->identity.run_dir);
     (void)rmdir(g->identity.run_dir);
 }
@@ -358,7 +381,8 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
         g->n_vcpus = m->status > 0 ? (uint32_t)m->status : 1;
         log_info("domain %u (%s): worker %d serves it", g->domid, g->name, (int)g->pid);
         for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
-            if (g->devices[i].used && g->devices[i].state == SERVED_WAITING)
+            if (g->devices[i].used && g->devices[i].state == SERVED_WAITING &&
+                !g->devices[i].unpublished)
                 device_send(s, g, &g->devices[i]);
         return;
     case MESSAGE_FAILED:

@@ -32,6 +32,7 @@ struct served_device {
     struct device_config config; /* opened; its descriptors stay until they are handed over */
     bool has_config;
     bool is_open;                /* type->close is to be called */
+    bool unpublished;            /* WAITING, in a driver domain: for what dom0 says of it */
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
     char error[CONFIG_ERROR_LEN];
@@ -64,6 +65,8 @@ struct client {
     char line[512];
     size_t used;
     uint32_t waits_for;          /* id of a MESSAGE_CONTROL; 0: none */
+    bool waits_ready;            /* until all devices of ready_domid are */
+    uint32_t ready_domid;
     int64_t until_ns;
 };
 
@@ -76,6 +79,8 @@ struct supervisor {
     uint32_t next_control_id;
     char control_path[108];
     bool stopping;
+    bool has_driver_domains;     /* a device with another backend was seen */
+    struct node_removal *removals; /* in a driver domain: nodes that are about to be removed */
 };
 
 /* Where workers live: an empty folder below run_dir. */
@@ -115,6 +120,43 @@ struct served_device *guest_find_device(struct guest *guest, const char *name);
 /* Sends a request to a device; 0 or -errno. */
 int guest_control(struct guest *guest, const struct served_device *device, uint32_t id,
                   const char *request);
+
+/* It has another name, or its name is known now. */
+void guest_identify(struct supervisor *s, struct guest *g, const char *name, const char *uuid);
+
+/* supervisor_publish.c */
+bool is_driver_domain(const struct supervisor *s);
+/* The path of the guest's file; -EINVAL with a message if the name cannot have one. */
+int guest_file_path(const struct supervisor *s, const char *name, char *path, size_t path_len,
+                    char *error, size_t error_len);
+/* The n-th device of its type in the guest's virtio=[…], whoever serves it: "blk0"; a disk: "xvda". */
+void device_name(struct supervisor *s, const struct device_node *node, char *name, size_t len);
+/* In dom0, from here on driver domains are told about their devices. */
+int publish_open(struct supervisor *s);
+void publish_device(struct supervisor *s, const struct node_id *id);
+/* Domains have ended: takes over the slots that one of them served. */
+void publish_released(struct supervisor *s);
+/* The slots of the guest, as bits, where this domain answers. */
+uint32_t guest_claimed_slots(struct supervisor *s, const struct guest *g);
+/*
+ * In a driver domain: names the device and its guest; its settings, which the caller frees. -ENOENT:
+ * they are not there yet; -errno with a message.
+ */
+int publication_take(struct supervisor *s, struct guest *g, struct served_device *d,
+                     struct guest_file **file, char *error, size_t error_len);
+/* In a driver domain: removes the node soon, when libxl has seen its last state. */
+void removal_schedule(struct supervisor *s, const struct node_id *id);
+/* Removes those whose time has come; true if there were any. */
+bool removals_run(struct supervisor *s, int64_t now);
+void removals_free(struct supervisor *s);
+
+/* supervisor_wait.c */
+/* The client waits for all devices of a guest; -errno with a message. seconds: NULL = the default. */
+int wait_begin(struct supervisor *s, struct client *client, const char *domain,
+               const char *seconds, char *error, size_t error_len);
+/* True when they are ready (no error), or will not be. */
+bool wait_is_over(struct supervisor *s, const struct client *client, int64_t now, char *error,
+                  size_t error_len);
 
 /* supervisor_control.c */
 int control_open(struct supervisor *s);

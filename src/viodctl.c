@@ -24,6 +24,7 @@
 #define SOCKET_NAME "viod.sock"
 #define DEFAULT_SOCKET "/run/viod/" SOCKET_NAME
 #define ANSWER_TIMEOUT_S 30
+#define WAIT_TIMEOUT_S 3630 /* the daemon bounds how long it waits */
 #define REQUEST_MAX 1024u
 
 enum exit_status { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
@@ -47,6 +48,7 @@ static const struct command commands[] = {
     {"stats", 0, 1, "stats [DOM]", "counters"},
     {"resize", 2, 2, "resize DOM DEVICE", "tell the guest the image's new size"},
     {"console", 1, 2, "console DOM [PORT]", "attach to a console of a guest; Ctrl-] ends it"},
+    {"wait", 1, 2, "wait DOM [SECONDS]", "until all devices of a guest are ready, wherever served"},
     {"link", 3, 3, "link DOM DEVICE up|down", "plug a network device's cable in or out"},
     {"check", 1, INT32_MAX, "check [--viod-conf-dir DIR] FILE.cfg...",
      "say what the devices of an xl.cfg will be, or what is wrong"},
@@ -109,10 +111,10 @@ static void find_socket(char *path, size_t path_len)
 }
 
 /* A connected socket, or -1 with a message. */
-static int connect_daemon(const char *path)
+static int connect_daemon(const char *path, int timeout_s)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct timeval timeout = {.tv_sec = ANSWER_TIMEOUT_S};
+    struct timeval timeout = {.tv_sec = timeout_s};
     int fd;
 
     if (strlen(path) >= sizeof(address.sun_path)) {
@@ -207,7 +209,8 @@ static int ask_daemon(const struct options *options, char *const *words, int n_w
 
     if (!options->socket)
         find_socket(path, sizeof(path));
-    fd = connect_daemon(options->socket ? options->socket : path);
+    fd = connect_daemon(options->socket ? options->socket : path,
+                        strcmp(words[0], "wait") ? ANSWER_TIMEOUT_S : WAIT_TIMEOUT_S);
     if (fd < 0)
         return EXIT_FAILED;
     if (send_request(fd, options->json, words, n_words)) {

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "viodctl_check.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -10,36 +8,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../xen/backend_state.h"
 #include "../xen/xen.h"
-#include "../xen/xl_config.h"
-#include "config.h"
+#include "viodctl_check_internal.h"
 
 #ifndef VIOD_CONFIG_DIR
 #define VIOD_CONFIG_DIR "/etc/viod"
 #endif
 
-#define DEVICES_MAX 64u
 #define LINE_WIDTH 100u
 
-/* One guest being checked. */
-struct check {
-    const struct check_options *options;
-    FILE *out;
-    const char *cfg_path;
-    struct xl_config xl;
-    char file_path[1024]; /* the guest's file */
-    struct guest_file *file;
-    unsigned n_problems;
-    uint32_t next_slot;
-    unsigned n_of_type[64]; /* by virtio id: seen so far, with this domain as backend */
-    /* Names of devices that viod serves: what sections may be called. */
-    char names[DEVICES_MAX][32];
-    size_t n_names;
-};
-
-static void problem(struct check *check, const char *indent, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static void problem(struct check *check, const char *indent, const char *format, ...)
+void check_problem(struct check *check, const char *indent, const char *format, ...)
 {
     va_list args;
 
@@ -50,9 +29,6 @@ static void problem(struct check *check, const char *indent, const char *format,
     va_end(args);
     fputc('\n', check->out);
 }
-
-#define DEVICE_PROBLEM(check, ...) problem(check, "    ", __VA_ARGS__)
-#define GUEST_PROBLEM(check, ...) problem(check, "  ", __VA_ARGS__)
 
 static const char *an(const char *noun)
 {
@@ -220,7 +196,8 @@ static void print_settings(const struct check *check, const struct device_config
 }
 
 /* A console's ports: each with what was set. */
-static void check_ports(struct check *check, const struct device_config *config)
+static void check_ports(struct check *check, const struct device_config *config,
+                        const char *other_domain)
 {
     for (size_t i = 0; i < config->n_parts; i++) {
         const struct config_part *part = &config->parts[i];
@@ -246,6 +223,8 @@ static void check_ports(struct check *check, const struct device_config *config)
         if (needs_path && !path)
             DEVICE_PROBLEM(check, "port %s has no path; write path = /absolute/path into section "
                            "[%s.%s]", part->name, config->name, part->name);
+        else if (other_domain)
+            continue;
         else if (!strcmp(backend, "device") && check->options->look(path, &look) != 0)
             DEVICE_PROBLEM(check, "there is no %s now; the port works as soon as it is there", path);
         else if (!strcmp(backend, "device") && !S_ISCHR(look.mode))
@@ -254,14 +233,15 @@ static void check_ports(struct check *check, const struct device_config *config)
     }
 }
 
+/* backend: the domain whose files the paths name; NULL: this one. */
 static void check_settings(struct check *check, const struct device_type *type, const char *name,
-                           const char *const *presets, bool is_disk)
+                           const char *const *presets, bool is_disk, const char *backend)
 {
     struct device_config config = {0};
     char error[CONFIG_ERROR_LEN];
 
     snprintf(config.name, sizeof(config.name), "%s", name);
-    if (check->n_names < DEVICES_MAX)
+    if (check->n_names < CHECK_DEVICES_MAX)
         memcpy(check->names[check->n_names++], config.name, sizeof(config.name));
     if (!check->file) {
         fputs("    not checked, because the guest's file cannot be read\n", check->out);
@@ -271,9 +251,15 @@ static void check_settings(struct check *check, const struct device_type *type, 
         DEVICE_PROBLEM(check, "%s", error);
         return;
     }
-    if (type->virtio_id == 2)
+    if (backend) {
+        if (type->virtio_id == 2)
+            fprintf(check->out, "    image: %s in domain %s (not looked at), %s\n",
+                    device_config_string(&config, "path"), backend,
+                    device_config_bool(&config, "readonly") ? "read-only" : "read-write");
+    } else if (type->virtio_id == 2) {
         check_image(check, &config, is_disk);
-    check_ports(check, &config);
+    }
+    check_ports(check, &config, backend);
     print_settings(check, &config, true);
     print_settings(check, &config, false);
     device_config_free(&config);
@@ -302,27 +288,12 @@ static void check_slot(struct check *check)
 
 static void print_server(struct check *check, const char *backend, bool served)
 {
-    if (backend)
-        fprintf(check->out, ", served by domain %s\n", backend);
+    if (!served)
+        fputc('\n', check->out);
+    else if (backend)
+        fprintf(check->out, ", served by viod in domain %s\n", backend);
     else
-        fprintf(check->out, served ? ", served by viod\n" : "\n");
-}
-
-/* Whether it is this domain that serves the device. */
-static bool check_backend(struct check *check, const char *backend, enum xl_grants grants)
-{
-    if (!backend) {
-        if (grants == XL_GRANTS_YES)
-            DEVICE_PROBLEM(check, "grant_usage=1: this version of viod maps the guest's memory "
-                           "without grants; write grant_usage=0 or leave it out");
-        return true;
-    }
-    DEVICE_PROBLEM(check, "backend=%s: this version of viod serves from domain 0 only; leave "
-                   "backend= out, unless another program serves the device there", backend);
-    if (grants == XL_GRANTS_NO)
-        DEVICE_PROBLEM(check, "grant_usage=0 does not fit backend=%s: that domain would need the "
-                       "right to map all of the guest's memory; write grant_usage=1", backend);
-    return false;
+        fputs(", served by viod\n", check->out);
 }
 
 /* ---- disk=[] ---- */
@@ -384,12 +355,14 @@ static void check_disk(struct check *check, size_t index)
     if (disk->script)
         DEVICE_PROBLEM(check, "script=%s: xl runs no script for a virtio disk; remove it",
                        disk->script);
-    if (!check_backend(check, disk->backend, disk->grants) || !disk->target)
+    check_backend(check, disk->backend, disk->grants);
+    if (!disk->target)
         return;
     if (disk_presets(disk->target, disk->read_only, disk->discard, text, sizeof(text), presets))
         DEVICE_PROBLEM(check, "the path is too long; at most %u bytes", CONFIG_VALUE_MAX);
     else
-        check_settings(check, device_type_by_id(2), disk->vdev, presets, true);
+        check_settings(check, device_type_by_id(2), disk->vdev, presets, true,
+                       disk->backend);
 }
 
 /* ---- virtio=[] ---- */
@@ -437,7 +410,7 @@ static void check_virtio(struct check *check, const struct xl_virtio *virtio)
     bool mmio = virtio->transport && !strcmp(virtio->transport, "mmio");
     char name[32] = "";
 
-    if (number >= 0 && !virtio->backend)
+    if (number >= 0)
         type = device_type_by_id((uint16_t)number);
     if (type)
         snprintf(name, sizeof(name), "%s%u", type->name,
@@ -473,29 +446,15 @@ static void check_virtio(struct check *check, const struct xl_virtio *virtio)
                        virtio->type);
         return;
     }
-    if (!check_backend(check, virtio->backend, virtio->grants))
-        return;
-    if (type)
-        check_settings(check, type, name, NULL, false);
-    else
+    if (!type) {
         check_type(check, virtio->type);
+        return;
+    }
+    check_backend(check, virtio->backend, virtio->grants);
+    check_settings(check, type, name, NULL, false, virtio->backend);
 }
 
 /* ---- the guest ---- */
-
-static void check_irqs(struct check *check)
-{
-    uint32_t used = MIN(check->next_slot, XEN_VIRTIO_SLOTS);
-
-    for (size_t i = 0; i < check->xl.n_irqs; i++) {
-        uint32_t irq = check->xl.irqs[i];
-
-        if (irq >= XEN_VIRTIO_SPI_FIRST && irq < XEN_VIRTIO_SPI_FIRST + used)
-            GUEST_PROBLEM(check, "irqs= passes interrupt %" PRIu32 " through, which slot %" PRIu32
-                          " uses; xl refuses that, and only fewer virtio devices can help", irq,
-                          irq - XEN_VIRTIO_SPI_FIRST);
-    }
-}
 
 static void warn_unused(void *arg, const char *line)
 {
@@ -537,7 +496,7 @@ static void print_warnings(struct check *check)
 unsigned check_guest(const char *cfg_path, const struct check_options *options)
 {
     struct check *check = calloc(1, sizeof(*check));
-    const char *used[DEVICES_MAX];
+    const char *used[CHECK_DEVICES_MAX];
     char error[CONFIG_ERROR_LEN];
     unsigned n_problems;
 
@@ -581,7 +540,8 @@ out:
 
 int viodctl_check(const char *conf_dir, char *const *paths, int n_paths)
 {
-    struct check_options options = {.out = stdout, .look = check_look_at_image};
+    struct check_options options = {.out = stdout, .look = check_look_at_image,
+                                    .backend = xen_backend_state};
     struct daemon_config daemon;
     char path[1024], error[CONFIG_ERROR_LEN];
     unsigned n_problems = 0;

@@ -9,6 +9,9 @@
 
 #include "types.h"
 
+/* Whether devices with grant_usage=1 are served. */
+#define VIOD_SERVES_GRANTS 0
+
 /* What is found at an image's path. */
 struct image_info {
     mode_t mode;  /* as in struct stat */
@@ -21,6 +24,7 @@ struct check_options {
     const char *config_dir; /* of the guests' files */
     FILE *out;
     int (*look)(const char *path, struct image_info *image); /* 0 or -errno */
+    int (*backend)(const char *domain); /* as xen_backend_state */
 };
 
 int check_look_at_image(const char *path, struct image_info *image);

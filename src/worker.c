@@ -43,6 +43,7 @@ struct slot {
     unsigned index;
     struct virtio_device *dev; /* NULL: empty */
     struct virtio_mmio *mmio;
+    bool claimed;              /* accesses come to us */
     bool expected;             /* a device is being set up here: hold accesses */
     bool removing;
 };
@@ -434,6 +435,28 @@ static void quit(struct worker *w)
             remove_device(w, &w->slots[i]);
 }
 
+/*
+ * Of two IOREQ servers that claim an address, Xen asks only one (see create_above in xen/ioreq.c): a
+ * slot that another domain serves must not be claimed here. An access where nobody listens makes a
+ * Linux guest panic.
+ */
+static int claim_slot(struct slot *slot, bool claim)
+{
+    struct hypervisor *hv = slot->worker->hv;
+    uint64_t base = XEN_VIRTIO_MMIO_BASE + (uint64_t)slot->index * XEN_VIRTIO_MMIO_SLOT;
+    int ret = 0;
+
+    if (claim && !slot->claimed)
+        ret = hv->ops->claim_mmio(hv, base, XEN_VIRTIO_MMIO_SLOT);
+    else if (!claim && slot->claimed)
+        ret = hv->ops->release_mmio(hv, base, XEN_VIRTIO_MMIO_SLOT);
+    if (ret == -EEXIST) /* a predecessor's, whose IOREQ server was taken over */
+        ret = 0;
+    if (ret == 0)
+        slot->claimed = claim;
+    return ret;
+}
+
 static void serve_message(struct worker *w, struct message *message)
 {
     char error[CONFIG_ERROR_LEN];
@@ -448,7 +471,22 @@ static void serve_message(struct worker *w, struct message *message)
         return;
     slot = &w->slots[message->slot];
     switch (message->type) {
+    case MESSAGE_YIELD:
+        if (slot->dev != NULL)
+            break;
+        slot->expected = false;
+        release_held(w, slot);
+        ret = claim_slot(slot, false);
+        if (ret < 0)
+            log_host("cannot leave slot %u to another domain: %s", slot->index, strerror(-ret));
+        break;
     case MESSAGE_EXPECT:
+    case MESSAGE_TAKE:
+        ret = claim_slot(slot, true);
+        if (ret < 0)
+            log_host("cannot claim slot %u: %s", slot->index, strerror(-ret));
+        if (message->type == MESSAGE_TAKE)
+            break;
         slot->expected = slot->dev == NULL && message->status != 0;
         if (!slot->expected)
             release_held(w, slot);
@@ -606,7 +644,8 @@ static int start(struct worker *w, char *error, size_t error_len)
         snprintf(error, error_len, "cannot drop the capability bounding set: %s", strerror(-ret));
         return ret;
     }
-    ret = xen_hypervisor_open(w->settings.domid, &w->hv, &w->n_vcpus, error, error_len);
+    ret = xen_hypervisor_open(w->settings.domid, w->settings.precedence != 0, &w->hv,
+                              &w->n_vcpus, error, error_len);
     if (ret < 0)
         return ret;
     w->hv->calls = &w->stats->hypervisor_calls;
@@ -614,9 +653,11 @@ static int start(struct worker *w, char *error, size_t error_len)
     ret = guest_memory_create(w->hv, xen_ram_banks, xen_n_ram_banks, &w->memory);
     if (ret < 0)
         return ret;
-    /* All slots from the start: an access where nobody listens makes a Linux guest panic. */
-    ret = w->hv->ops->claim_mmio(w->hv, XEN_VIRTIO_MMIO_BASE, WINDOW_LEN);
-    if (ret < 0 && ret != -EEXIST) {
+    ret = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots) && ret == 0; i++)
+        if ((w->settings.claimed >> i & 1) != 0)
+            ret = claim_slot(&w->slots[i], true);
+    if (ret < 0) {
         snprintf(error, error_len, "cannot claim the guest's virtio-mmio window: %s",
                  strerror(-ret));
         return ret;

@@ -61,7 +61,8 @@ int xen_explain(const struct xen_hypervisor *xen, const char *what, int err, cha
         break;
     case -EPERM:
         remedy = "Xen lets only dom0 be its device model (XSM dummy or silo): in a driver domain, "
-                 "boot Xen with 'flask=enforcing' and a policy that allows it";
+                 "boot Xen with 'xsm=flask flask=enforcing' and a policy that allows it (viod comes "
+                 "with one: domd.te)";
         break;
     case -ESRCH:
         remedy = "the domain does not exist";
@@ -203,8 +204,8 @@ static const struct hypervisor_ops xen_ops = {
     .close = close_all,
 };
 
-int xen_hypervisor_open(uint32_t domid, struct hypervisor **out, uint32_t *n_vcpus, char *error,
-                        size_t error_len)
+int xen_hypervisor_open(uint32_t domid, bool precedence, struct hypervisor **out,
+                        uint32_t *n_vcpus, char *error, size_t error_len)
 {
     struct xen_hypervisor *xen;
     int err;
@@ -220,6 +221,7 @@ int xen_hypervisor_open(uint32_t domid, struct hypervisor **out, uint32_t *n_vcp
     }
     xen->hv.ops = &xen_ops;
     xen->domid = (domid_t)domid;
+    xen->precedence = precedence;
     xen->privcmd = -1;
     xen->evtchn = -1;
 

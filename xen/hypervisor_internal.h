@@ -46,6 +46,7 @@ struct xen_hypervisor {
     int evtchn;
 
     /* The rest belongs to ioreq.c, and after the start to the MMIO thread. */
+    bool precedence;
     ioservid_t server;
     struct ioreq_slot *slots; /* the synchronous page */
     uint32_t n_vcpus;

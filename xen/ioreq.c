@@ -8,7 +8,7 @@
  *  - The page is mapped before the server is enabled. Xen makes the page when it is first mapped
  *    and dereferences it at every access to an enabled server. (Ranges may come at any time: Xen
  *    looks them up under a lock of their own at each access.)
- *  - The server is never destroyed here. It belongs to this domain, not to this process: it
+ *  - The server, once enabled, is never destroyed here. It belongs to this domain, not to this process: it
  *    outlives us, a vCPU that waits for an answer waits on, and our successor adopts it. Destroying
  *    it under a waiting vCPU hangs that vCPU for good. The end of the guest ends it.
  *  - A state only ever goes up, READY → INPROCESS → RESP_READY; Xen crashes a guest whose slot goes
@@ -116,15 +116,54 @@ static int is_ours(struct xen_hypervisor *xen, ioservid_t id)
     return 1;
 }
 
-static int create(struct xen_hypervisor *xen)
+static int create_one(struct xen_hypervisor *xen, ioservid_t *id)
 {
     struct xen_dm_op op = {.op = XEN_DMOP_create_ioreq_server,
                            .u.create_ioreq_server.handle_bufioreq = HVM_IOREQSRV_BUFIOREQ_OFF};
     int err = xen_dm_op(xen, &op);
 
+    if (!err)
+        *id = op.u.create_ioreq_server.id;
+    return err;
+}
+
+/*
+ * Where ranges overlap, Xen asks the server with the highest number, and a new one gets the lowest
+ * that is free. So those below ours are taken for a moment, and left to the others. They are never
+ * enabled: nothing can wait for them.
+ */
+static int create_above(struct xen_hypervisor *xen, ioservid_t least)
+{
+    ioservid_t others[IOREQ_SERVERS_MAX], id = 0;
+    size_t n = 0;
+    int err = create_one(xen, &id);
+
+    while (!err && id < least && n < ARRAY_SIZE(others)) {
+        others[n++] = id;
+        err = create_one(xen, &id);
+    }
+    if (err == -ENOSPC && n > 0) { /* so many others: the highest there is */
+        id = others[--n];
+        err = 0;
+    }
+    while (n > 0) {
+        struct xen_dm_op op = {.op = XEN_DMOP_destroy_ioreq_server,
+                               .u.destroy_ioreq_server.id = others[--n]};
+        int ret = xen_dm_op(xen, &op);
+
+        if (!err)
+            err = ret;
+    }
+    xen->server = id;
+    return err;
+}
+
+static int create(struct xen_hypervisor *xen)
+{
+    int err = create_above(xen, xen->precedence ? IOREQ_SERVERS_MAX / 2 : 0);
+
     if (err)
         return err;
-    xen->server = op.u.create_ioreq_server.id;
     for (size_t i = 0; i < ARRAY_SIZE(marks) && !err; i++)
         err = set_mark(xen, xen->server, marks[i]);
     return err;

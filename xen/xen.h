@@ -10,11 +10,13 @@
 /*
  * Opens all Xen handles for one domain and becomes its IOREQ server (or adopts the one that this
  * domain, the emulating one, left behind), with all its vCPUs. Needs root; lock_down follows.
+ * precedence: what it claims goes before what other domains have claimed (dom0 takes the slots of a
+ * driver domain that has died).
  * *n_vcpus = vCPUs of the guest (its maximum). -errno, with a message for the administrator that
  * names the missing right and its remedy (privcmd gate, XSM, CONFIG_IOREQ_SERVER).
  */
-int xen_hypervisor_open(uint32_t domid, struct hypervisor **out, uint32_t *n_vcpus, char *error,
-                        size_t error_len);
+int xen_hypervisor_open(uint32_t domid, bool precedence, struct hypervisor **out,
+                        uint32_t *n_vcpus, char *error, size_t error_len);
 
 /* Where RAM of an Arm guest can be (xen/include/public/arch-arm.h). */
 extern const struct ram_bank xen_ram_banks[];

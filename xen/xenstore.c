@@ -15,33 +15,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <xenstore.h>
-
 #include "log.h"
 
-/* Whoever commits first wins: a transaction that lost is done again. */
-#define TRANSACTION_TRIES 64
-/* More nodes than any host has domains; what is above waits for its next event. */
-#define TRACKED_MAX 65536
 /* Events merged by one call, so that a caller gets on even in a storm. */
 #define EVENTS_PER_CALL 256
 #define ERROR_TEXT_MAX 1024
-
-struct tracked {
-    struct node_id id;
-    bool pending; /* an event for it waits to be reported */
-};
-
-struct xenstore {
-    struct xs_handle *xs;
-    uint32_t own_domid;
-    char home[32]; /* "/local/domain/<own>/" */
-    struct tracked *nodes;
-    size_t n_nodes, nodes_size;
-    size_t n_pending;
-    size_t next; /* where the search for the next pending one starts */
-    bool released;
-};
 
 static bool same_node(const struct node_id *a, const struct node_id *b)
 {
@@ -73,7 +51,7 @@ static void report(struct xenstore *xs, const struct node_id *id)
     if (xs->n_nodes == xs->nodes_size) {
         size_t size = xs->nodes_size ? 2 * xs->nodes_size : 64;
         struct tracked *nodes =
-            size <= TRACKED_MAX ? realloc(xs->nodes, size * sizeof(*nodes)) : NULL;
+            size <= STORE_TRACKED_MAX ? realloc(xs->nodes, size * sizeof(*nodes)) : NULL;
 
         if (!nodes) {
             log_host("no room for a further device node (domain %" PRIu32 ")", id->domid);
@@ -98,9 +76,8 @@ static void forget(struct xenstore *xs, const struct node_id *id)
     }
 }
 
-/* Reads a small value, NUL-terminated. The length, or -errno. */
-static ssize_t read_value(struct xenstore *xs, xs_transaction_t t, const char *path, char *value,
-                          size_t size)
+ssize_t store_read(struct xenstore *xs, xs_transaction_t t, const char *path, char *value,
+                   size_t size)
 {
     unsigned int len = 0;
     char *found = xs_read(xs->xs, t, path, &len);
@@ -118,7 +95,7 @@ static ssize_t read_value(struct xenstore *xs, xs_transaction_t t, const char *p
     return ret;
 }
 
-static bool exists(struct xenstore *xs, xs_transaction_t t, const char *path)
+bool store_exists(struct xenstore *xs, xs_transaction_t t, const char *path)
 {
     char *value = xs_read(xs->xs, t, path, NULL);
 
@@ -145,7 +122,7 @@ int xenstore_open(struct xenstore **out, char *error, size_t error_len)
                  "system run on Xen?", strerror(-err));
         goto fail;
     }
-    len = read_value(xs, XBT_NULL, "domid", value, sizeof(value));
+    len = store_read(xs, XBT_NULL, "domid", value, sizeof(value));
     err = len < 0 ? (int)len : store_parse_decimal(value, UINT16_MAX, &domid);
     if (err) {
         snprintf(error, error_len, "xenstore does not say which domain this is (%s): in dom0, has "
@@ -167,6 +144,7 @@ void xenstore_close(struct xenstore *xs)
         return;
     xs_close(xs->xs);
     free(xs->nodes);
+    free(xs->remote);
     free(xs);
 }
 
@@ -198,8 +176,7 @@ int xenstore_watch_devices(struct xenstore *xs)
     return 0;
 }
 
-/* All numbers in one directory, in xenstore's order. Returns a malloced array; *n = 0 if none. */
-static uint32_t *list_numbers(struct xenstore *xs, const char *path, uint64_t max, size_t *n)
+uint32_t *store_list_numbers(struct xenstore *xs, const char *path, uint64_t max, size_t *n)
 {
     unsigned int entries = 0;
     char **names = xs_directory(xs->xs, XBT_NULL, path, &entries);
@@ -223,7 +200,7 @@ static void report_guest(struct xenstore *xs, enum node_kind kind, uint32_t domi
     size_t n;
 
     snprintf(path, sizeof(path), "backend/%s/%" PRIu32, store_kinds[kind], domid);
-    devids = list_numbers(xs, path, UINT32_MAX, &n);
+    devids = store_list_numbers(xs, path, UINT32_MAX, &n);
     for (size_t i = 0; i < n; i++)
         report(xs, &(struct node_id){.kind = kind, .domid = domid, .devid = devids[i]});
     free(devids);
@@ -244,7 +221,7 @@ static void report_directory(struct xenstore *xs, const struct node_id *what, in
         return;
     }
     snprintf(path, sizeof(path), "backend/%s", store_kinds[what->kind]);
-    domids = list_numbers(xs, path, UINT16_MAX, &n);
+    domids = store_list_numbers(xs, path, UINT16_MAX, &n);
     for (size_t i = 0; i < n; i++)
         report_guest(xs, what->kind, domids[i]);
     free(domids);
@@ -260,6 +237,8 @@ static void take_event(struct xenstore *xs, const char *path)
         xs->released = true;
         return;
     }
+    if (store_remote_event(xs, path))
+        return;
     if (!strncmp(path, xs->home, home))
         path += home;
     level = store_parse_path(path, &id);
@@ -290,6 +269,10 @@ enum store_event xenstore_next_event(struct xenstore *xs, struct node_id *id)
         xs->released = false;
         return STORE_DOMAIN_RELEASED;
     }
+    if (xs->n_remote > 0) {
+        *id = xs->remote[--xs->n_remote];
+        return STORE_REMOTE_NODE;
+    }
     for (size_t i = 0; i < xs->n_nodes && xs->n_pending; i++) {
         struct tracked *node = &xs->nodes[(xs->next + i) % xs->n_nodes];
 
@@ -317,7 +300,7 @@ static ssize_t get_key(void *context, const char *key, char *value, size_t size)
     char path[2 * STORE_PATH_MAX];
 
     snprintf(path, sizeof(path), "%s/%s", r->path, key);
-    return read_value(r->xs, r->t, path, value, size);
+    return store_read(r->xs, r->t, path, value, size);
 }
 
 int xenstore_read_node(struct xenstore *xs, const struct node_id *id, struct device_node *node,
@@ -335,7 +318,7 @@ int xenstore_read_node(struct xenstore *xs, const struct node_id *id, struct dev
             snprintf(error, error_len, "xenstore transaction: %s", strerror(-ret));
             return ret;
         }
-        if (exists(xs, r.t, r.path)) {
+        if (store_exists(xs, r.t, r.path)) {
             ret = store_parse_node(id, xs->own_domid, get_key, &r, node, error, error_len);
         } else {
             ret = errno == ENOENT ? -ENOENT : -EIO;
@@ -376,7 +359,7 @@ int xenstore_list_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids
         size_t n;
 
         snprintf(path, sizeof(path), "backend/%s/%" PRIu32, store_kinds[kind], domid);
-        devids = list_numbers(xs, path, UINT32_MAX, &n);
+        devids = store_list_numbers(xs, path, UINT32_MAX, &n);
         for (size_t i = 0; i < n && count < max; i++)
             ids[count++] =
                 (struct node_id){.kind = (enum node_kind)kind, .domid = domid, .devid = devids[i]};
@@ -407,12 +390,12 @@ static int write_key(struct xenstore *xs, const struct node_id *id, const char *
 
         if (t == XBT_NULL)
             return errno ? -errno : -EIO;
-        if (!exists(xs, t, node)) {
+        if (!store_exists(xs, t, node)) {
             ret = errno ? -errno : -EIO;
             xs_transaction_end(xs->xs, t, true);
             return ret;
         }
-        len = read_value(xs, t, path, now, sizeof(now));
+        len = store_read(xs, t, path, now, sizeof(now));
         if (text ? len >= 0 && !strcmp(now, text) : len == -ENOENT) {
             xs_transaction_end(xs->xs, t, true);
             return 0;
@@ -449,15 +432,27 @@ int xenstore_set_error(struct xenstore *xs, const struct node_id *id, const char
     return write_key(xs, id, "viod-error", text ? shortened : NULL);
 }
 
-bool xenstore_domain_alive(struct xenstore *xs, uint32_t domid)
+int xenstore_remove_node(struct xenstore *xs, const struct node_id *id)
 {
     char path[STORE_PATH_MAX];
 
+    store_node_path(id, path, sizeof(path));
+    return xs_rm(xs->xs, XBT_NULL, path) || errno == ENOENT ? 0 : -errno;
+}
+
+bool xenstore_domain_alive(struct xenstore *xs, uint32_t domid)
+{
+    char path[STORE_PATH_MAX];
+    struct node_id id;
+
+    /* A driver domain may neither ask for other domains nor look into their homes. Its own nodes of
+     * a guest are there as long as libxl has not taken the devices away. */
+    if (xs->own_domid != 0)
+        return xenstore_list_nodes(xs, domid, &id, 1) > 0;
     if (!xs_is_domain_introduced(xs->xs, domid))
         return false;
     snprintf(path, sizeof(path), "/local/domain/%" PRIu32, domid);
-    /* A driver domain may not look into other domains' homes; it learns no more than this. */
-    return exists(xs, XBT_NULL, path) || errno == EACCES || errno == EPERM;
+    return store_exists(xs, XBT_NULL, path);
 }
 
 int xenstore_domain_name(struct xenstore *xs, uint32_t domid, char *name, size_t len)
@@ -466,7 +461,7 @@ int xenstore_domain_name(struct xenstore *xs, uint32_t domid, char *name, size_t
     ssize_t ret;
 
     snprintf(path, sizeof(path), "/local/domain/%" PRIu32 "/name", domid);
-    ret = read_value(xs, XBT_NULL, path, name, len);
+    ret = store_read(xs, XBT_NULL, path, name, len);
     if (ret < 0)
         return (int)ret;
     return strlen(name) == (size_t)ret && store_is_text(name) ? 0 : -EINVAL;
@@ -478,6 +473,6 @@ int xenstore_domain_uuid(struct xenstore *xs, uint32_t domid, char *uuid, size_t
     ssize_t ret;
 
     snprintf(path, sizeof(path), "/local/domain/%" PRIu32 "/vm", domid);
-    ret = read_value(xs, XBT_NULL, path, vm, sizeof(vm));
+    ret = store_read(xs, XBT_NULL, path, vm, sizeof(vm));
     return ret < 0 ? (int)ret : store_parse_vm(vm, uuid, len);
 }

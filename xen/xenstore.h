@@ -57,10 +57,16 @@ int xenstore_fd(const struct xenstore *xs);
 /* Watches this domain's backend directories and @releaseDomain. Each fires once at once. */
 int xenstore_watch_devices(struct xenstore *xs);
 
-enum store_event { STORE_NOTHING, STORE_NODE_CHANGED, STORE_DOMAIN_RELEASED };
+enum store_event {
+    STORE_NOTHING,
+    STORE_NODE_CHANGED,
+    STORE_DOMAIN_RELEASED,
+    STORE_REMOTE_NODE, /* only after xenstore_watch_guests (xenstore_publish.h) */
+};
 /*
  * The next event without blocking. NODE_CHANGED: *id is the node that something changed in (or that
  * is gone). An event for a whole directory is reported as one NODE_CHANGED for each node in it.
+ * REMOTE_NODE: libxl has given the device *id to a guest, whatever domain its backend is.
  */
 enum store_event xenstore_next_event(struct xenstore *xs, struct node_id *id);
 
@@ -79,9 +85,15 @@ int xenstore_set_state(struct xenstore *xs, const struct node_id *id, enum node_
 /* A text for people in the node's "viod-error"; NULL removes it. Only if the node still exists. */
 int xenstore_set_error(struct xenstore *xs, const struct node_id *id, const char *text);
 
-/* True while the domain exists and is not dying. */
+/* Removes the node: what the backend does in a driver domain, after the last state (libxl waits). */
+int xenstore_remove_node(struct xenstore *xs, const struct node_id *id);
+
+/*
+ * True while the domain exists and is not dying. In a driver domain, which may not ask that: while
+ * it has devices here.
+ */
 bool xenstore_domain_alive(struct xenstore *xs, uint32_t domid);
-/* The domain's name and UUID now; -ENOENT if it has none. */
+/* The domain's name and UUID now; -ENOENT if it has none, -EACCES in a driver domain. */
 int xenstore_domain_name(struct xenstore *xs, uint32_t domid, char *name, size_t len);
 int xenstore_domain_uuid(struct xenstore *xs, uint32_t domid, char *uuid, size_t len);
 

@@ -1,9 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reading what xenstore says, without xenstore: forms and ranges of its paths and values. */
+/*
+ * What the parts of the connection to xenstore share; and reading what xenstore says, without
+ * xenstore: forms and ranges of its paths and values (xenstore_parse.c).
+ */
 #ifndef VIOD_XENSTORE_INTERNAL_H
 #define VIOD_XENSTORE_INTERNAL_H
 
+#include <xenstore.h>
+
 #include "xenstore.h"
+
+/* More nodes than any host has domains; what is above waits for its next event. */
+#define STORE_TRACKED_MAX 65536
+/* Whoever commits first wins: a transaction that lost is done again. */
+#define TRANSACTION_TRIES 64
+
+struct tracked {
+    struct node_id id;
+    bool pending; /* an event for it waits to be reported */
+};
+
+struct xenstore {
+    struct xs_handle *xs;
+    uint32_t own_domid;
+    char home[32]; /* "/local/domain/<own>/" */
+    struct tracked *nodes;
+    size_t n_nodes, nodes_size;
+    size_t n_pending;
+    size_t next; /* where the search for the next pending one starts */
+    bool released;
+    struct node_id *remote; /* nodes of guests, of any backend, that wait to be reported */
+    size_t n_remote, remote_size;
+};
+
+/* xenstore.c. Reads a small value, NUL-terminated. The length, or -errno. */
+ssize_t store_read(struct xenstore *xs, xs_transaction_t t, const char *path, char *value,
+                   size_t size);
+/* False also if it cannot be looked at; errno says why. */
+bool store_exists(struct xenstore *xs, xs_transaction_t t, const char *path);
+/* All numbers in one directory, in xenstore's order. Returns a malloced array; *n = 0 if none. */
+uint32_t *store_list_numbers(struct xenstore *xs, const char *path, uint64_t max, size_t *n);
+
+/* xenstore_publish.c. True if the event is about what libxl notes of a guest's devices. */
+bool store_remote_event(struct xenstore *xs, const char *path);
 
 /* The longest value that xenstore can hold, and a NUL. */
 #define STORE_VALUE_MAX 4097
@@ -29,6 +68,16 @@ int store_parse_node(const struct node_id *id, uint32_t own_domid, store_get get
  * ours.
  */
 int store_parse_path(const char *path, struct node_id *id);
+/*
+ * What a path below "/libxl" speaks of: 2 = the device *id, whose backend was just named; 1 = all
+ * guests; 0: nothing of ours.
+ */
+int store_parse_libxl_path(const char *path, struct node_id *id);
+/* "/local/domain/<backend>/backend/<kind>/<guest>/<devid>" of this node: 0 and the backend's domid,
+ * or -EINVAL. */
+int store_parse_backend(const char *path, const struct node_id *id, uint32_t *backend_domid);
+/* "virtio,device<hexadecimal>". 0 or -EINVAL. */
+int store_parse_type(const char *text, uint16_t *virtio_id);
 /* The node's path, relative. */
 void store_node_path(const struct node_id *id, char *path, size_t size);
 #define STORE_PATH_MAX 64

@@ -69,6 +69,18 @@ int store_parse_number(const char *text, uint64_t max, uint64_t *value)
     return store_parse_decimal(text, max, value);
 }
 
+int store_parse_type(const char *text, uint16_t *virtio_id)
+{
+    static const char prefix[] = "virtio,device";
+    uint64_t number;
+
+    if (strncmp(text, prefix, sizeof(prefix) - 1) ||
+        parse_digits(text + sizeof(prefix) - 1, 16, UINT16_MAX, &number) || number == 0)
+        return -EINVAL;
+    *virtio_id = (uint16_t)number;
+    return 0;
+}
+
 bool store_is_text(const char *text)
 {
     if (!*text)
@@ -219,17 +231,11 @@ static int read_irq(struct reader *r, uint32_t *out)
 static int read_type(struct reader *r, uint16_t *virtio_id)
 {
     static const char expected[] = "\"virtio,device<N>\", N the device type in hexadecimal";
-    static const char prefix[] = "virtio,device";
-    uint64_t number;
     int ret = fetch_required(r, "type", expected);
 
     if (ret < 0)
         return ret;
-    if (strncmp(r->value, prefix, sizeof(prefix) - 1) ||
-        parse_digits(r->value + sizeof(prefix) - 1, 16, UINT16_MAX, &number) || number == 0)
-        return refuse(r, "type", expected);
-    *virtio_id = (uint16_t)number;
-    return 0;
+    return store_parse_type(r->value, virtio_id) ? refuse(r, "type", expected) : 0;
 }
 
 /* A text that must be there and fit, with its NUL. */
@@ -374,6 +380,49 @@ int store_parse_path(const char *path, struct node_id *id)
     if (component_number(&path, UINT32_MAX, &id->devid))
         return 0;
     return 3;
+}
+
+int store_parse_libxl_path(const char *path, struct node_id *id)
+{
+    static const char home[] = "/libxl", device[] = "device/";
+    size_t kind;
+
+    *id = (struct node_id){0};
+    if (strncmp(path, home, sizeof(home) - 1))
+        return 0;
+    path += sizeof(home) - 1;
+    if (!has_more(&path))
+        return *path ? 0 : 1;
+    if (component_number(&path, DOMID_LIMIT - 1, &id->domid) || !has_more(&path) ||
+        strncmp(path, device, sizeof(device) - 1))
+        return 0;
+    path += sizeof(device) - 1;
+    for (kind = 0; kind < ARRAY_SIZE(store_kinds); kind++) {
+        size_t len = strlen(store_kinds[kind]);
+
+        if (!strncmp(path, store_kinds[kind], len) && path[len] == '/') {
+            path += len + 1;
+            break;
+        }
+    }
+    if (kind == ARRAY_SIZE(store_kinds) || component_number(&path, UINT32_MAX, &id->devid))
+        return 0;
+    id->kind = (enum node_kind)kind;
+    return strcmp(path, "/backend") ? 0 : 2;
+}
+
+int store_parse_backend(const char *path, const struct node_id *id, uint32_t *backend_domid)
+{
+    static const char home[] = "/local/domain/";
+    char expected[STORE_PATH_MAX];
+
+    if (strncmp(path, home, sizeof(home) - 1))
+        return -EINVAL;
+    path += sizeof(home) - 1;
+    if (component_number(&path, DOMID_LIMIT - 1, backend_domid) || !has_more(&path))
+        return -EINVAL;
+    store_node_path(id, expected, sizeof(expected));
+    return strcmp(path, expected) ? -EINVAL : 0;
 }
 
 void store_node_path(const struct node_id *id, char *path, size_t size)

@@ -27,10 +27,10 @@ src/sandbox.[ch]               types|log|sandbox|hypervisor_ioctls
 src/hypervisor_ioctls.h        types
 src/config*                    types|log|config|config_file|config_types|backend
 backends/*                     types|log|stats|iov|event_loop|backend|[a-z_0-9]+_internal
-xen/*                          types|log|hypervisor|hypervisor_ioctls|[a-z_0-9]*internal|xen|xenstore|xl_config|grants|ioreq|foreign_memory
+xen/*                          types|log|hypervisor|hypervisor_ioctls|[a-z_0-9]*internal|xen|xenstore|xenstore_publish|backend_state|xl_config|grants|ioreq|foreign_memory
 '
 # These see everything: they put the parts together.
-everything='src/(viod|viodctl|viodctl_[a-z]+|supervisor|supervisor_[a-z]+|worker|worker_[a-z]+)\.[ch]'
+everything='src/(viod|viodctl|viodctl_[a-z_]+|supervisor|supervisor_[a-z]+|worker|worker_[a-z]+)\.[ch]'
 
 xen_system='xen/.*|xenctrl|xendevicemodel|xenforeignmemory|xenevtchn|xengnttab|xenstore|xentoolcore|xentoollog|libxl.*'
 virtio_system='linux/virtio_.*|linux/vhost.*'

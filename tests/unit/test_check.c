@@ -51,6 +51,15 @@ static int pretend(const char *path, struct image_info *image)
     return 0;
 }
 
+static int pretend_backend(const char *domain)
+{
+    if (!strcmp(domain, "gone"))
+        return -ENOENT;
+    if (!strcmp(domain, "idle"))
+        return -ESRCH;
+    return strcmp(domain, "unknown") ? 0 : -EOPNOTSUPP;
+}
+
 static char *report(const char *cfg, const char *config_dir, unsigned *n_problems)
 {
     char *text = NULL;
@@ -59,6 +68,7 @@ static char *report(const char *cfg, const char *config_dir, unsigned *n_problem
         .config_dir = config_dir,
         .out = open_memstream(&text, &len),
         .look = pretend,
+        .backend = pretend_backend,
     };
 
     assert_non_null(options.out);

@@ -721,11 +721,55 @@ static void test_open_block(void **state)
     device_config_free(&config);
 }
 
+/* What goes to a driver domain is the device's sections, and means the same there. */
+static void test_extract(void **state)
+{
+    static const char text[] = "# the disks\n"
+                               "[blk1]\n"
+                               "path = /srv/a;b #c.img ; behind\n"
+                               "serial =;x=y\n"
+                               "[blk10]\n"
+                               "path = /srv/other.img\n"
+                               "[console0]\n"
+                               "ports = console gnss\n"
+                               "[console0.gnss]\n"
+                               "backend = log\n"
+                               "path = /var/log/gnss\n";
+    struct device_config config;
+    struct guest_file *file, *copy;
+    char out[4096];
+
+    (void)state;
+    assert_int_equal(load(text, &file), 0);
+    assert_int_equal(guest_file_extract(file, "blk1", out, sizeof(out)), 0);
+    assert_string_equal(out, "[blk1]\npath=/srv/a;b #c.img\nserial=;x=y\n");
+    assert_int_equal(guest_file_parse("copy", out, strlen(out), &copy, error, sizeof(error)), 0);
+    assert_int_equal(fill(&config, "blk1", copy, NULL), 0);
+    assert_string_equal(device_config_string(&config, "path"), "/srv/a;b #c.img");
+    assert_string_equal(device_config_string(&config, "serial"), ";x=y");
+    device_config_free(&config);
+    guest_file_free(copy);
+
+    assert_int_equal(guest_file_extract(file, "console0", out, sizeof(out)), 0);
+    assert_string_equal(out, "[console0]\nports=console gnss\n"
+                             "[console0.gnss]\nbackend=log\npath=/var/log/gnss\n");
+    assert_int_equal(guest_file_extract(file, "net0", out, sizeof(out)), 0);
+    assert_string_equal(out, "");
+    assert_int_equal(guest_file_extract(file, "blk1", out, 20), -E2BIG);
+    guest_file_free(file);
+
+    assert_int_equal(guest_file_parse("copy", "", 0, &copy, error, sizeof(error)), 0);
+    guest_file_free(copy);
+    assert_int_equal(guest_file_parse("copy", "x", 1, &copy, error, sizeof(error)), -EINVAL);
+    assert_string_equal(error, "copy:1: neither a section nor a key; write [name] or key = value");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_full_section),
         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_extract),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_bad_values),

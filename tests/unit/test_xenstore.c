@@ -402,10 +402,75 @@ static void test_vm(void **state)
     assert_int_equal(store_parse_vm("/vm/0b7f7f5a-1c2d-4e3f-8a9b-001122334455", out, 36), -E2BIG);
 }
 
+/* What libxl notes of a guest's devices, for driver domains. */
+static void test_libxl_paths(void **state)
+{
+    static const char *const nothing[] = {
+        "/libxl/",
+        "/libxlx",
+        "/libxl/3",
+        "/libxl/3/device",
+        "/libxl/3/device/virtio",
+        "/libxl/3/device/virtio/0",
+        "/libxl/3/device/virtio/0/frontend",
+        "/libxl/3/device/virtio/0/backend/x",
+        "/libxl/3/device/virtio/00/backend",
+        "/libxl/3/device/virtio/x/backend",
+        "/libxl/3/device/virtiox/0/backend",
+        "/libxl/3/device/vbd/0/backend",
+        "/libxl/32752/device/virtio/0/backend",
+        "/libxl/3x/device/virtio/0/backend",
+        "/local/domain/3",
+        "",
+    };
+    struct node_id id;
+
+    (void)state;
+    assert_int_equal(store_parse_libxl_path("/libxl", &id), 1);
+    assert_int_equal(store_parse_libxl_path("/libxl/3/device/virtio/2/backend", &id), 2);
+    assert_int_equal(id.kind, NODE_VIRTIO);
+    assert_int_equal(id.domid, 3);
+    assert_int_equal(id.devid, 2);
+    assert_int_equal(store_parse_libxl_path("/libxl/7/device/virtio_disk/51712/backend", &id), 2);
+    assert_int_equal(id.kind, NODE_VIRTIO_DISK);
+    assert_int_equal(id.domid, 7);
+    assert_int_equal(id.devid, 51712);
+    for (size_t i = 0; i < ARRAY_SIZE(nothing); i++)
+        if (store_parse_libxl_path(nothing[i], &id) != 0)
+            fail_msg("\"%s\" was taken for something", nothing[i]);
+}
+
+static void test_backend_path(void **state)
+{
+    static const char *const wrong[] = {
+        "",
+        "/local/domain/",
+        "/local/domain/1",
+        "/local/domain/1/backend/virtio/3/1",
+        "/local/domain/1/backend/virtio/4/0",
+        "/local/domain/1/backend/virtio_disk/3/0",
+        "/local/domain/1/backend/virtio/3/0/",
+        "/local/domain/x/backend/virtio/3/0",
+        "/local/domain/32752/backend/virtio/3/0",
+        "backend/virtio/3/0",
+    };
+    uint32_t domid;
+
+    (void)state;
+    assert_int_equal(store_parse_backend("/local/domain/1/backend/virtio/3/0", &generic_id, &domid),
+                     0);
+    assert_int_equal(domid, 1);
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
+        if (store_parse_backend(wrong[i], &generic_id, &domid) != -EINVAL)
+            fail_msg("\"%s\" was accepted", wrong[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_disk),
+        cmocka_unit_test(test_libxl_paths),
+        cmocka_unit_test(test_backend_path),
         cmocka_unit_test(test_generic),
         cmocka_unit_test(test_absent),
         cmocka_unit_test(test_numbers),

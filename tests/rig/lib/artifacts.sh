@@ -9,7 +9,7 @@
 # and two checkouts with the same recipe share one.
 
 # shellcheck disable=SC2034 # for `build --list`
-ARTIFACTS=(sysroot xen kernel tools dom0-tree domu-tree domu dom0 debian)
+ARTIFACTS=(sysroot xen flask kernel tools dom0-tree domu-tree domu dom0 debian)
 declare -A artifact_keys=()
 
 load_recipe() {
