@@ -35,6 +35,9 @@ struct virtio_device_ops {
     bool requests;
     const struct feature *features; /* device-specific bits (0..23, 50..63); ends with name NULL */
     bool one_loop;           /* all queues belong to the same I/O thread: they share state */
+    /* What a request's last byte, if the device took it alone (chain_take_tail), says when what was
+     * written before it cannot reach the guest. */
+    uint8_t error_status;
 
     /*
      * MMIO thread, once: makes dev->priv; sets dev->offered (device-specific bits), dev->n_queues,
@@ -140,6 +143,7 @@ struct virtio_device {
     uint32_t irq;
     struct hypervisor *hv;
     struct guest_memory *memory;
+    struct grant_memory *grants; /* NULL: the driver's addresses are guest-physical */
     struct event_loop *mmio_loop;
     struct device_stats *stats; /* shared with the supervisor; never NULL */
 
@@ -182,6 +186,7 @@ struct virtio_device {
 struct virtio_environment {
     struct hypervisor *hv;
     struct guest_memory *memory;
+    struct grant_memory *grants;  /* for devices with grant_usage; NULL: none can be made */
     struct event_loop *mmio_loop;
     struct event_loop **io_loops; /* queues are spread over them, round robin */
     size_t n_io_loops;

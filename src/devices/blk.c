@@ -226,6 +226,7 @@ static void read_or_write(struct blk_request *request, enum block_op op, uint64_
     io->len = len;
     io->unmap = false;
     io->fua = op == BLOCK_WRITE && is_write_through(blk);
+    io->pinnable = request->chain.pinnable;
     io->n_iov = op == BLOCK_READ ? chain_rest_writable(&request->chain, &io->iov)
                                  : chain_rest_readable(&request->chain, &io->iov);
     submit(request);
@@ -689,6 +690,7 @@ const struct virtio_device_ops virtio_blk_ops = {
     .id = 2,
     .request_size = sizeof(struct blk_request),
     .requests = true,
+    .error_status = VIRTIO_BLK_S_IOERR,
     .features = blk_features,
     .create = blk_create,
     .negotiated = blk_negotiated,

@@ -546,6 +546,7 @@ const struct virtio_device_ops virtio_net_ops = {
     .name = "net",
     .id = 1,
     .request_size = sizeof(struct net_request),
+    .error_status = VIRTIO_NET_ERR,
     .features = net_features,
     .create = net_create,
     .negotiated = net_negotiated,
