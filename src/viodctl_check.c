@@ -311,12 +311,8 @@ static void print_server(struct check *check, const char *backend, bool served)
 /* Whether it is this domain that serves the device. */
 static bool check_backend(struct check *check, const char *backend, enum xl_grants grants)
 {
-    if (!backend) {
-        if (grants == XL_GRANTS_YES)
-            DEVICE_PROBLEM(check, "grant_usage=1: this version of viod maps the guest's memory "
-                           "without grants; write grant_usage=0 or leave it out");
-        return true;
-    }
+    if (!backend)
+        return true; /* with grants and without */
     DEVICE_PROBLEM(check, "backend=%s: this version of viod serves from domain 0 only; leave "
                    "backend= out, unless another program serves the device there", backend);
     if (grants == XL_GRANTS_NO)
