@@ -420,6 +420,18 @@ static int check(const struct block_backend *block, const struct block_request *
     return 0;
 }
 
+/* O_DIRECT takes the request's own memory: no bounce buffer is needed. */
+static bool is_direct(const struct block_backend *block, const struct block_request *request)
+{
+    uintptr_t all = 0;
+
+    if (!request->pinnable)
+        return false;
+    for (uint32_t i = 0; i < request->n_iov; i++)
+        all |= (uintptr_t)request->iov[i].iov_base | request->iov[i].iov_len;
+    return all % block->info.logical_block == 0;
+}
+
 void block_submit(struct block_channel *channel, struct block_request *request)
 {
     struct block_backend *block = channel->block;
@@ -441,7 +453,7 @@ void block_submit(struct block_channel *channel, struct block_request *request)
     switch (request->op) {
     case BLOCK_READ:
     case BLOCK_WRITE:
-        if (block->direct)
+        if (block->direct && !is_direct(block, request))
             submit_bounced(request);
         else
             submit_vectored(request);

@@ -52,7 +52,8 @@ struct block_request {
     enum block_op op;
     bool unmap;        /* WRITE_ZEROES: the range may be deallocated */
     bool fua;          /* WRITE, WRITE_ZEROES: durable before done (write-through) */
-    const struct iovec *iov; /* READ, WRITE: guest memory, any alignment, any length */
+    bool pinnable;     /* iov is memory that the kernel may pin: ours, and not the guest's */
+    const struct iovec *iov; /* READ, WRITE: any alignment, any length */
     uint32_t n_iov;
     uint64_t offset;   /* bytes, multiple of 512 */
     uint64_t len;      /* bytes; for READ and WRITE the sum of iov */

@@ -5,8 +5,8 @@
  *
  * All functions return 0 (or what they say) or a negative errno. Who may call what:
  *   MMIO thread only:   next_request, finish_request, poll, arm, claim_mmio, release_mmio
- *   any thread:         raise_irq, map_ram, unmap_ram, probe_ram, copy (map/unmap are serialised by
- *                       guest_memory)
+ *   any thread:         raise_irq, map_ram, unmap_ram, probe_ram (map/unmap are serialised by
+ *                       guest_memory), map_grants, unmap_grants, copy_grants
  *   before threads:     lock_down
  */
 #ifndef VIOD_HYPERVISOR_H
@@ -34,13 +34,24 @@ struct mmio_request {
     uint64_t data; /* little-endian value, zero-extended */
 };
 
-/* One piece of a batched copy between guest memory and ours (grant copies, later). */
-struct guest_copy {
-    gpa_t guest;
-    void *host;
-    uint32_t len; /* bytes; does not cross a guest page */
-    bool to_guest;
-    int16_t result; /* 0 or -errno, set by copy */
+/* Pages that the guest granted, mapped one behind the other by map_grants. */
+struct grant_map {
+    void *at;        /* our address of the first one, page aligned; NULL: nothing is mapped */
+    size_t pages;
+    uint64_t handle; /* the implementation's */
+};
+
+/* Pages that can be mapped at once: 8 MiB. */
+#define GRANT_MAP_MAX ((size_t)2048)
+
+/* One piece of a batched copy between a page that the guest granted and our memory. */
+struct grant_copy {
+    void *host;      /* any alignment */
+    uint32_t ref;
+    uint16_t offset; /* bytes in the granted page; offset + len <= GUEST_PAGE_SIZE */
+    uint16_t len;    /* bytes */
+    bool to_guest;   /* the same for all pieces of a call */
+    int16_t result;  /* 0 or -errno, set by copy_grants */
 };
 
 struct hypervisor;
@@ -58,8 +69,21 @@ struct hypervisor_ops {
     void (*unmap_ram)(struct hypervisor *hv, void *at, size_t pages);
     /* 0 if the frame could be mapped at this moment. Leaves nothing mapped. */
     int (*probe_ram)(struct hypervisor *hv, uint64_t gfn);
-    /* Copies between guest memory and ours by hypercall, for memory that is granted. */
-    int (*copy)(struct hypervisor *hv, struct guest_copy *copies, size_t n);
+
+    /*
+     * Grants: without a descriptor for them (xen.h) all say -EOPNOTSUPP.
+     *
+     * Maps the n pages (1 .. GRANT_MAP_MAX) that the guest granted under these references, side by
+     * side: all or none. Mapped for reading only, a reference that was granted for reading only
+     * will do. The kernel must not pin the pages (O_DIRECT): what is pinned is not unmapped when
+     * unmap_grants returns, and the guest could not end its grant.
+     */
+    int (*map_grants)(struct hypervisor *hv, const uint32_t *refs, size_t n, bool writable,
+                      struct grant_map *map);
+    /* Afterwards the guest may end the grants. Sets map->at to NULL. */
+    void (*unmap_grants)(struct hypervisor *hv, struct grant_map *map);
+    /* Copies without mapping, in order. 0: each piece has its result. -errno: no piece counts. */
+    int (*copy_grants)(struct hypervisor *hv, struct grant_copy *copies, size_t n);
 
     /* Asks for the guest's accesses to [base, base + len). -EEXIST if it is claimed already. */
     int (*claim_mmio)(struct hypervisor *hv, uint64_t base, uint64_t len);

@@ -10,7 +10,7 @@
 #include "types.h"
 
 #define MESSAGE_TEXT_MAX 8192u
-#define MESSAGE_FDS_MAX 16u
+#define MESSAGE_FDS_MAX 17u
 
 enum message_type {
     /* supervisor -> worker */
@@ -18,7 +18,8 @@ enum message_type {
     MESSAGE_EXPECT,        /* slot: a device will come there: hold the guest's accesses */
     MESSAGE_YIELD,         /* slot: another domain serves it: let its accesses go there */
     MESSAGE_TAKE,          /* slot: that domain is gone: answer there, as an empty slot */
-    MESSAGE_ADD,           /* slot; text: an encoded device_config; fds: its descriptors */
+    MESSAGE_ADD,           /* slot; text: an encoded device_config; fds: its descriptors, and one for
+                              grants behind them if status is 1 */
     MESSAGE_REMOVE,        /* slot */
     MESSAGE_CONTROL,       /* slot, id; text: a request to the device, "resize" */
     MESSAGE_QUIT,

@@ -53,6 +53,8 @@ struct worker_stats {
     uint32_t version;
     _Atomic uint64_t mmio_reads, mmio_writes, notifies, invalidates, unknown_requests;
     _Atomic uint64_t map_calls, memory_drops;
+    _Atomic uint64_t grant_maps, grant_unmaps, grant_copies; /* calls */
+    _Atomic uint64_t granted_kib; /* mapped by grants, now */
     _Atomic uint64_t mapped_kib[STATS_BANKS_MAX]; /* of each bank of the guest's RAM, now */
     _Atomic uint64_t hypervisor_calls; /* system calls to Xen's devices, all threads */
     _Atomic uint32_t n_threads;

@@ -247,13 +247,17 @@ static void guest_json(struct supervisor *s, FILE *out, const struct guest *g,
         fprintf(out,
                 ",\"mmio_reads\":%" PRIu64 ",\"mmio_writes\":%" PRIu64 ",\"notifies\":%" PRIu64
                 ",\"invalidates\":%" PRIu64 ",\"map_calls\":%" PRIu64 ",\"mapped_kib\":[%" PRIu64
-                ",%" PRIu64 "],\"memory_drops\":%" PRIu64 ",\"threads\":%u,\"turns\":%" PRIu64
+                ",%" PRIu64 "],\"memory_drops\":%" PRIu64 ",\"grant_maps\":%" PRIu64
+                ",\"grant_unmaps\":%" PRIu64 ",\"grant_copies\":%" PRIu64
+                ",\"granted_kib\":%" PRIu64 ",\"threads\":%u,\"turns\":%" PRIu64
                 ",\"sleeps\":%" PRIu64 ",\"syscalls\":%" PRIu64 ",\"poll_hits\":%" PRIu64
                 ",\"poll_misses\":%" PRIu64,
                 stat_get(&g->stats->mmio_reads), stat_get(&g->stats->mmio_writes),
                 stat_get(&g->stats->notifies), stat_get(&g->stats->invalidates),
                 stat_get(&g->stats->map_calls), stat_get(&g->stats->mapped_kib[0]),
-                stat_get(&g->stats->mapped_kib[1]), stat_get(&g->stats->memory_drops), t.threads,
+                stat_get(&g->stats->mapped_kib[1]), stat_get(&g->stats->memory_drops),
+                stat_get(&g->stats->grant_maps), stat_get(&g->stats->grant_unmaps),
+                stat_get(&g->stats->grant_copies), stat_get(&g->stats->granted_kib), t.threads,
                 t.turns, t.sleeps, t.syscalls, t.poll_hits, t.poll_misses);
     }
     fputs(",\"devices\":[", out);
@@ -377,6 +381,12 @@ static void show_worker(FILE *out, const struct guest *g)
             " map calls, %" PRIu64 " drops\n",
             stat_get(&g->stats->mapped_kib[0]) >> 10, stat_get(&g->stats->mapped_kib[1]) >> 10,
             stat_get(&g->stats->map_calls), stat_get(&g->stats->memory_drops));
+    if (stat_get(&g->stats->grant_maps) + stat_get(&g->stats->grant_copies) > 0)
+        fprintf(out,
+                "  grants      %" PRIu64 " KiB mapped, %" PRIu64 " map calls, %" PRIu64
+                " unmap calls, %" PRIu64 " copy calls\n",
+                stat_get(&g->stats->granted_kib), stat_get(&g->stats->grant_maps),
+                stat_get(&g->stats->grant_unmaps), stat_get(&g->stats->grant_copies));
     fprintf(out,
             "  threads     %u: %" PRIu64 " system calls, %" PRIu64 " sleeps, polling hit %" PRIu64
             " and missed %" PRIu64 " times\n",

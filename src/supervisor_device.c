@@ -46,15 +46,31 @@ void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
     static struct message message;
     static char text[MESSAGE_TEXT_MAX];
     int ret = device_config_encode(&d->config, text, sizeof(text));
+    char error[CONFIG_ERROR_LEN];
+    int gntdev = -1;
 
+    static_assert(DEVICE_FDS_MAX < MESSAGE_FDS_MAX, "and one for grants");
     if (ret < 0) {
         device_fail(s, g, d, "the configuration is too long to be handed to the worker");
         return;
     }
+    if (d->config.grant_usage) {
+        gntdev = xen_gntdev_open(error, sizeof(error));
+        if (gntdev < 0) {
+            device_fail(s, g, d, error);
+            return;
+        }
+    }
     message_set(&message, MESSAGE_ADD, d->slot, text);
     message.n_fds = (uint32_t)d->config.n_fds;
     memcpy(message.fds, d->config.fds, sizeof(int) * d->config.n_fds);
+    if (gntdev >= 0) {
+        message.status = 1;
+        message.fds[message.n_fds++] = gntdev;
+    }
     ret = message_send(g->socket, &message);
+    if (gntdev >= 0)
+        close(gntdev);
     device_config_close_fds(&d->config);
     if (ret < 0)
         device_fail(s, g, d, "the worker does not listen");
@@ -171,12 +187,6 @@ void device_configure(struct supervisor *s, struct guest *g, struct served_devic
         snprintf(error, sizeof(error),
                  "virtio device number %u (\"virtio,device%x\") is not served by this version",
                  d->node.virtio_id, d->node.virtio_id);
-        goto fail;
-    }
-    if (d->node.grant_usage) {
-        snprintf(error, sizeof(error),
-                 "grant_usage=1 is not supported by this version: write grant_usage=0 for this "
-                 "device in the domain's xl configuration");
         goto fail;
     }
     if (published == -ENOENT) {

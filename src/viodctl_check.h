@@ -9,9 +9,6 @@
 
 #include "types.h"
 
-/* Whether devices with grant_usage=1 are served. */
-#define VIOD_SERVES_GRANTS 0
-
 /* What is found at an image's path. */
 struct image_info {
     mode_t mode;  /* as in struct stat */

@@ -10,22 +10,8 @@
 /* Interrupts below are private to a CPU (GIC architecture: SPIs begin at 32). */
 #define SPI_BASE 32u
 
-static void check_grants(struct check *check, const char *backend, enum xl_grants grants)
-{
-    if (VIOD_SERVES_GRANTS || grants == XL_GRANTS_NO || (!backend && grants == XL_GRANTS_UNSAID))
-        return;
-    if (grants == XL_GRANTS_YES)
-        DEVICE_PROBLEM(check, "grant_usage=1: this version of viod maps the guest's memory without "
-                       "grants; write grant_usage=0%s", backend ? "" : " or leave it out");
-    else
-        DEVICE_PROBLEM(check, "backend=%s means grant_usage=1 unless something else is said, and "
-                       "this version of viod maps the guest's memory without grants; write "
-                       "grant_usage=0", backend);
-}
-
 void check_backend(struct check *check, const char *backend, enum xl_grants grants)
 {
-    check_grants(check, backend, grants);
     if (!backend)
         return;
     if (grants == XL_GRANTS_NO)

@@ -231,7 +231,9 @@ void virtio_queue_kick(struct virtio_device *dev, unsigned index)
 static bool features_acceptable(const struct virtio_device *dev)
 {
     return (dev->driver_features & ~dev->offered) == 0 &&
-           (dev->driver_features & BIT64(VIRTIO_F_VERSION_1)) != 0; /* 6.1: no legacy */
+           (dev->driver_features & BIT64(VIRTIO_F_VERSION_1)) != 0 && /* 6.1: no legacy */
+           /* 6.1: without it the addresses would be physical ones. */
+           (dev->grants == NULL || (dev->driver_features & BIT64(VIRTIO_F_ACCESS_PLATFORM)) != 0);
 }
 
 void virtio_device_set_status(struct virtio_device *dev, uint8_t value)
@@ -248,9 +250,9 @@ void virtio_device_set_status(struct virtio_device *dev, uint8_t value)
             if (dev->ops->negotiated != NULL)
                 dev->ops->negotiated(dev, dev->features);
         } else {
-            log_guest("%s: the driver accepts features that were not offered, or not VERSION_1 "
+            log_guest("%s: the driver accepts features that were not offered, or not VERSION_1%s "
                       "(%#llx of %#llx)",
-                      dev->name, (unsigned long long)dev->driver_features,
+                      dev->name, dev->grants != NULL ? " and ACCESS_PLATFORM" : "", (unsigned long long)dev->driver_features,
                       (unsigned long long)dev->offered);
             set &= (uint8_t)~VIRTIO_CONFIG_S_FEATURES_OK;
         }
@@ -370,7 +372,9 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
                                                 .index = (uint16_t)i,
                                                 .size_max = dev->queue_size,
                                                 .request_size = dev->ops->request_size,
-                                                .owner = dev};
+                                                .owner = dev,
+                                                .grants = dev->grants,
+                                                .error_status = dev->ops->error_status};
         int ret = virtqueue_create(&config, &q->vq);
 
         if (ret < 0)
@@ -399,6 +403,9 @@ static uint64_t common_features(const struct device_config *config)
         features &= ~BIT64(VIRTIO_RING_F_EVENT_IDX);
     if (!device_config_bool(config, "indirect"))
         features &= ~BIT64(VIRTIO_RING_F_INDIRECT_DESC);
+    /* The driver is not to take what the device tree says of DMA for granted: it gives grants. */
+    if (config->grant_usage)
+        features |= BIT64(VIRTIO_F_ACCESS_PLATFORM);
     return features;
 }
 
@@ -418,6 +425,14 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     dev->irq = config->irq;
     dev->hv = env->hv;
     dev->memory = env->memory;
+    if (config->grant_usage) {
+        if (env->grants == NULL) {
+            snprintf(error, error_len, "grant_usage=1, and there is no way to granted memory");
+            ret = -EOPNOTSUPP;
+            goto fail;
+        }
+        dev->grants = env->grants;
+    }
     dev->mmio_loop = env->mmio_loop;
     dev->memory_stale = env->memory_stale;
     atomic_store(&dev->irq_cost_ns, IRQ_COST_FIRST_NS);

@@ -37,6 +37,9 @@ struct virtio_device_ops {
     bool one_loop;           /* all queues belong to the same I/O thread: they share state */
     /* So many queues in a row belong to the same I/O thread, and the next ones to the next; 0: one. */
     uint8_t queues_together;
+    /* What a request's last byte, if the device took it alone (chain_take_tail), says when what was
+     * written before it cannot reach the guest. */
+    uint8_t error_status;
 
     /*
      * MMIO thread, once: makes dev->priv; sets dev->offered (device-specific bits), dev->n_queues,
@@ -148,6 +151,7 @@ struct virtio_device {
     uint32_t irq;
     struct hypervisor *hv;
     struct guest_memory *memory;
+    struct grant_memory *grants; /* NULL: the driver's addresses are guest-physical */
     struct event_loop *mmio_loop;
     struct device_stats *stats; /* shared with the supervisor; never NULL */
 
@@ -190,6 +194,7 @@ struct virtio_device {
 struct virtio_environment {
     struct hypervisor *hv;
     struct guest_memory *memory;
+    struct grant_memory *grants;  /* for devices with grant_usage; NULL: none can be made */
     struct event_loop *mmio_loop;
     struct event_loop **io_loops; /* devices and their queues are spread over them */
     size_t n_io_loops;

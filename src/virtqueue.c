@@ -14,11 +14,6 @@ static void count(_Atomic uint64_t *counter)
                           memory_order_relaxed);
 }
 
-static struct chain *slot_chain(const struct virtqueue *vq, uint16_t slot)
-{
-    return (struct chain *)(void *)(vq->slots + slot * vq->slot_stride);
-}
-
 static struct iovec *inline_iov(const struct virtqueue *vq, uint16_t slot)
 {
     return (struct iovec *)(void *)(vq->slots + slot * vq->slot_stride + vq->slot_stride -
@@ -56,6 +51,10 @@ int virtqueue_create(const struct virtqueue_config *config, struct virtqueue **o
         virtqueue_destroy(vq);
         return -ENOMEM;
     }
+    if (config->grants != NULL && grants_create(vq) < 0) {
+        virtqueue_destroy(vq);
+        return -ENOMEM;
+    }
     /* Taken from the end: the first slots first, so that few pages are ever touched. */
     for (uint16_t i = 0; i < config->size_max; i++)
         vq->free_slots[i] = (uint16_t)(config->size_max - 1 - i);
@@ -72,6 +71,8 @@ void virtqueue_destroy(struct virtqueue *vq)
 {
     if (vq == NULL)
         return;
+    if (vq->grants != NULL)
+        grants_destroy(vq);
     if (vq->slots != NULL)
         munmap(vq->slots, vq->slots_bytes);
     if (vq->blocks != NULL)
@@ -133,10 +134,12 @@ void virtqueue_stop(struct virtqueue *vq)
 {
     /* Chains that are out belong to the past: their completion frees a slot and touches no ring.
      * Those that only wait for their turn (IN_ORDER) are free now. */
+    if (vq->grants != NULL)
+        grants_stop(vq);
     if (vq->started && vq->in_order)
         for (unsigned i = 0; i < vq->order_count; i++) {
             struct chain *chain =
-                slot_chain(vq, vq->order[(vq->order_head + i) % vq->config.size_max]);
+                virtqueue_slot(vq, vq->order[(vq->order_head + i) % vq->config.size_max]);
 
             if (chain->done) {
                 chain->done = false;
@@ -180,7 +183,10 @@ int virtqueue_violation(struct virtqueue *vq, const char *what)
 
 void virtqueue_forget_mapping(struct virtqueue *vq)
 {
-    vq->mapped = false;
+    if (vq->grants != NULL)
+        grants_pause(vq); /* a page that is granted cannot go: the ring stays mapped */
+    else
+        vq->mapped = false;
 }
 
 /* 0, -EAGAIN or -EPROTO. */
@@ -205,12 +211,18 @@ static int map_areas(struct virtqueue *vq)
     areas[2].host = &vq->device;
     for (size_t i = 0; i < ARRAY_SIZE(areas); i++) {
         void *host;
-        int ret = guest_memory_translate(vq->config.memory, areas[i].gpa, areas[i].bytes, &host);
+        int ret;
 
+        if (vq->grants != NULL)
+            ret = grants_map_ring(vq, i, areas[i].gpa, areas[i].bytes, &host);
+        else
+            ret = guest_memory_translate(vq->config.memory, areas[i].gpa, areas[i].bytes, &host);
         if (ret == -EAGAIN)
             return ret;
         if (ret < 0)
-            return virtqueue_violation(vq, "the ring is not in the guest's RAM");
+            return virtqueue_violation(vq, vq->grants != NULL
+                                               ? "the ring is not in memory that was granted"
+                                               : "the ring is not in the guest's RAM");
         *areas[i].host = host;
     }
     vq->mapped = true;
@@ -260,7 +272,10 @@ int virtqueue_add_element(struct virtqueue *vq, struct chain *chain, const struc
     if (__builtin_add_overflow(writable ? chain->writable_bytes : chain->readable_bytes, d->len,
                                writable ? &chain->writable_bytes : &chain->readable_bytes))
         return virtqueue_violation(vq, "chain is longer than 4 GiB");
-    ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
+    if (vq->grants != NULL)
+        ret = grants_note(d, &host);
+    else
+        ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
     if (ret == -EAGAIN)
         return ret;
     if (ret < 0) {
@@ -298,7 +313,10 @@ int virtqueue_open_table(struct virtqueue *vq, const struct descriptor *d, const
         return virtqueue_violation(vq, "indirect descriptor, which was not negotiated");
     if (d->len == 0 || d->len % 16 != 0 || d->len / 16 > vq->config.size_max)
         return virtqueue_violation(vq, "indirect table of a size that cannot be");
-    ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
+    if (vq->grants != NULL)
+        ret = grants_open_table(vq, d, &host);
+    else
+        ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
     if (ret == -EAGAIN)
         return ret;
     if (ret < 0)
@@ -308,15 +326,12 @@ int virtqueue_open_table(struct virtqueue *vq, const struct descriptor *d, const
     return 0;
 }
 
-int virtqueue_pop(struct virtqueue *vq, struct chain **out)
+int virtqueue_take(struct virtqueue *vq, struct chain **out)
 {
     struct chain *chain;
     uint16_t slot;
-    int ret = ready(vq);
+    int ret = vq->ring->peek(vq);
 
-    if (ret < 0)
-        return ret;
-    ret = vq->ring->peek(vq);
     if (ret <= 0)
         return ret;
     if (vq->n_free_slots == 0) {
@@ -324,7 +339,7 @@ int virtqueue_pop(struct virtqueue *vq, struct chain **out)
         return 0;
     }
     slot = vq->free_slots[vq->n_free_slots - 1];
-    chain = slot_chain(vq, slot);
+    chain = virtqueue_slot(vq, slot);
     memset(chain, 0, sizeof(*chain));
     chain->vq = vq;
     chain->slot = slot;
@@ -332,6 +347,8 @@ int virtqueue_pop(struct virtqueue *vq, struct chain **out)
     chain->iov = inline_iov(vq, slot);
     chain->generation = vq->generation;
     ret = vq->ring->walk(vq, chain);
+    if (ret == 0 && vq->grants != NULL)
+        ret = grants_reserve(vq, chain);
     if (ret < 0) {
         free_iov(vq, chain);
         if (ret != -ENOBUFS)
@@ -341,6 +358,8 @@ int virtqueue_pop(struct virtqueue *vq, struct chain **out)
     }
     /* The end of a chain is where devices report; a place that does not exist cannot be used. */
     if (chain->faulted && vq->last_faulted) {
+        if (vq->grants != NULL)
+            grants_release(vq, chain);
         free_iov(vq, chain);
         return virtqueue_violation(vq, "end of a chain is not in the guest's RAM");
     }
@@ -348,12 +367,24 @@ int virtqueue_pop(struct virtqueue *vq, struct chain **out)
     vq->ring->take(vq, chain);
     vq->n_free_slots--;
     vq->starved = false;
-    vq->in_flight++;
     vq->busy[chain->id / 64] |= UINT64_C(1) << (chain->id % 64);
     if (vq->in_order)
         vq->order[(vq->order_head + vq->order_count++) % vq->config.size_max] = slot;
-    count(&vq->stats.popped);
     *out = chain;
+    return 1;
+}
+
+int virtqueue_pop(struct virtqueue *vq, struct chain **out)
+{
+    int ret = ready(vq);
+
+    if (ret < 0)
+        return ret;
+    ret = vq->grants != NULL ? grants_pop(vq, out) : virtqueue_take(vq, out);
+    if (ret <= 0)
+        return ret;
+    vq->in_flight++;
+    count(&vq->stats.popped);
     return 1;
 }
 
@@ -521,6 +552,7 @@ int chain_take_tail(struct chain *chain, size_t len, struct iovec *iov, int max)
             chain->n_writable--;
     }
     chain->writable_bytes -= (uint32_t)len;
+    chain->tail_bytes = (uint32_t)len;
     return n;
 }
 
@@ -539,19 +571,9 @@ static void put_used(struct virtqueue *vq, struct chain *chain)
     free_slot(vq, chain);
 }
 
-void chain_complete(struct chain *chain, uint32_t written)
+void virtqueue_use(struct virtqueue *vq, struct chain *chain)
 {
-    struct virtqueue *vq = chain->vq;
-
     free_iov(vq, chain);
-    vq->in_flight--;
-    vq->starved = false;
-    if (chain->generation != vq->generation || vq->broken) {
-        free_slot(vq, chain);
-        return;
-    }
-    chain->written = written;
-    count(&vq->stats.completed);
     if (!vq->in_order) {
         put_used(vq, chain);
         return;
@@ -559,7 +581,7 @@ void chain_complete(struct chain *chain, uint32_t written)
     /* 2.7.9, 2.8.8: used in the order in which they were made available. */
     chain->done = true;
     while (vq->order_count > 0) {
-        struct chain *first = slot_chain(vq, vq->order[vq->order_head]);
+        struct chain *first = virtqueue_slot(vq, vq->order[vq->order_head]);
 
         if (!first->done)
             break;
@@ -570,26 +592,66 @@ void chain_complete(struct chain *chain, uint32_t written)
     }
 }
 
-void chain_put_back(struct chain *chain)
+void virtqueue_free_chain(struct virtqueue *vq, struct chain *chain)
+{
+    if (vq->grants != NULL)
+        grants_release(vq, chain);
+    free_iov(vq, chain);
+    free_slot(vq, chain);
+}
+
+static bool of_the_past(const struct virtqueue *vq, const struct chain *chain)
+{
+    return chain->generation != vq->generation || vq->broken;
+}
+
+void chain_complete(struct chain *chain, uint32_t written)
 {
     struct virtqueue *vq = chain->vq;
 
-    free_iov(vq, chain);
     vq->in_flight--;
     vq->starved = false;
-    free_slot(vq, chain);
-    if (chain->generation != vq->generation || vq->broken)
+    if (of_the_past(vq, chain)) {
+        virtqueue_free_chain(vq, chain);
         return;
+    }
+    chain->written = written;
+    count(&vq->stats.completed);
+    if (vq->grants != NULL)
+        grants_complete(vq, chain);
+    else
+        virtqueue_use(vq, chain);
+}
+
+void virtqueue_untake(struct virtqueue *vq, struct chain *chain)
+{
     vq->ring->put_back(vq, chain);
     vq->busy[chain->id / 64] &= ~(UINT64_C(1) << (chain->id % 64));
     if (vq->in_order)
         vq->order_count--;
+    virtqueue_free_chain(vq, chain);
+}
+
+void chain_put_back(struct chain *chain)
+{
+    struct virtqueue *vq = chain->vq;
+
+    vq->in_flight--;
+    vq->starved = false;
+    if (of_the_past(vq, chain))
+        virtqueue_free_chain(vq, chain);
+    else if (vq->grants != NULL)
+        grants_put_back(vq, chain);
+    else
+        virtqueue_untake(vq, chain);
 }
 
 bool virtqueue_flush(struct virtqueue *vq)
 {
     bool wanted;
 
+    if (vq->grants != NULL && vq->started && !vq->broken)
+        grants_settle(vq);
     if (vq->unpublished == 0 || !vq->started || vq->broken)
         return false;
     /* The mapping may have been dropped since the entries were written, and they with it: no. Pause
@@ -604,7 +666,9 @@ bool virtqueue_flush(struct virtqueue *vq)
 
 unsigned virtqueue_unpublished(const struct virtqueue *vq)
 {
-    return vq->started && !vq->broken ? vq->unpublished : 0;
+    if (!vq->started || vq->broken)
+        return 0;
+    return vq->unpublished + (vq->grants != NULL ? grants_settling(vq) : 0);
 }
 
 enum driver_lag virtqueue_driver_lag(struct virtqueue *vq)
@@ -621,7 +685,7 @@ bool virtqueue_has_work(struct virtqueue *vq)
     if (!vq->started || vq->broken || vq->starved)
         return false;
     /* A ring that is not mapped yet: let pop look, it can report what is wrong. */
-    return !vq->mapped || vq->ring->peek(vq) != 0;
+    return !vq->mapped || (vq->grants != NULL && grants_waiting(vq)) || vq->ring->peek(vq) != 0;
 }
 
 bool virtqueue_starved(const struct virtqueue *vq)

@@ -6,6 +6,9 @@
  * given back with chain_complete, exactly once and in any order. The driver sees what was completed
  * at virtqueue_flush: one index store and one interrupt decision per batch.
  *
+ * Memory that is granted is fetched in batches when chains are popped, and written back and unmapped
+ * in virtqueue_flush, before the driver sees the used entries (virtqueue_grants.c).
+ *
  * A queue belongs to one thread (its loop's) from virtqueue_start to virtqueue_stop; all functions
  * here are for that thread unless they say otherwise.
  *
@@ -17,6 +20,7 @@
 #define VIOD_VIRTQUEUE_H
 
 #include <sys/uio.h>
+#include "grant_memory.h"
 #include "guest_memory.h"
 
 #define VIRTQUEUE_SIZE_MAX 1024u
@@ -48,12 +52,15 @@ struct chain {
     /* An element was not in the guest's RAM and is left out: fail the request, do not do part of it.
      * (A guest that is a back end itself can hand us pages that it got by grant.) */
     bool faulted;
+    /* The elements are memory of our own, which the kernel may pin (O_DIRECT). */
+    bool pinnable;
     /* The rest is the virtqueue's. */
     bool done;
     uint16_t id;             /* descriptor index (split) or buffer ID (packed) */
     uint16_t descriptors;    /* ring slots the chain took (packed) */
     uint16_t slot, iov_block;
     uint32_t written;
+    uint32_t tail_bytes;     /* what chain_take_tail took */
 };
 
 struct virtqueue_stats {
@@ -70,6 +77,12 @@ struct virtqueue_config {
     uint16_t size_max;     /* <= VIRTQUEUE_SIZE_MAX */
     size_t request_size;   /* bytes of a device request; it embeds struct chain first; >= sizeof */
     void *owner;           /* the virtio_device; see virtqueue_owner */
+    /* NULL: addresses are guest-physical. Otherwise they are grants, and `memory` is not used. */
+    struct grant_memory *grants;
+    /* Bytes of a chain, readable or writable, that are copied and not mapped; 0: the default. */
+    uint32_t copy_max;
+    /* Taken for a tail of one byte if what was written before it did not reach the guest. */
+    uint8_t error_status;
 };
 
 /* Allocates the request slots (touched only when used). -ENOMEM, -EINVAL. Any thread. */

@@ -7,6 +7,7 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include "virtqueue.h"
+#include "virtqueue_grants.h"
 
 /* Elements that fit into the slot itself; longer chains take a block from the pool. In front of both
  * is a spare element, for chain_readable_behind. */
@@ -42,6 +43,12 @@ struct ring_ops {
     void (*put_back)(struct virtqueue *vq, const struct chain *chain);
     /* Writes a used entry that the driver does not see before publish. */
     void (*put_used)(struct virtqueue *vq, const struct chain *chain);
+    /*
+     * A look ahead, for what is worth fetching together: the first descriptor of the nth chain from
+     * here on, if the chain is known to be available and where it begins can be known. Nothing of it
+     * is checked or believed: walk reads it again.
+     */
+    bool (*ahead)(const struct virtqueue *vq, unsigned n, struct descriptor *d);
     /* Makes all entries visible; true if the driver wants an interrupt. */
     bool (*publish)(struct virtqueue *vq);
     enum driver_lag (*lag)(const struct virtqueue *vq);
@@ -90,6 +97,7 @@ struct virtqueue {
     uint16_t order_head;
     unsigned order_count;
     struct virtqueue_stats stats;
+    struct grants *grants;              /* NULL: guest-physical addresses */
 };
 
 int virtqueue_violation(struct virtqueue *vq, const char *what);
@@ -117,5 +125,19 @@ int virtqueue_add_element(struct virtqueue *vq, struct chain *chain, const struc
 /* Checks an indirect descriptor and maps its table. */
 int virtqueue_open_table(struct virtqueue *vq, const struct descriptor *d, const uint8_t **table,
                          uint32_t *entries);
+
+/* Takes the next chain off the ring: as virtqueue_pop, but it is not out yet. */
+int virtqueue_take(struct virtqueue *vq, struct chain **out);
+/* The opposite, for the chain taken last: back into the ring. */
+void virtqueue_untake(struct virtqueue *vq, struct chain *chain);
+/* Writes the chain's used entry, or with IN_ORDER notes that it is done; frees its slot. */
+void virtqueue_use(struct virtqueue *vq, struct chain *chain);
+/* Frees the chain's memory without a word to the driver. */
+void virtqueue_free_chain(struct virtqueue *vq, struct chain *chain);
+
+static inline struct chain *virtqueue_slot(const struct virtqueue *vq, uint16_t slot)
+{
+    return (struct chain *)(void *)(vq->slots + slot * vq->slot_stride);
+}
 
 #endif

@@ -133,6 +133,24 @@ static bool advance(const struct virtqueue *vq, uint16_t *position, uint16_t n)
     return passed;
 }
 
+/* As long as each chain before it takes one descriptor: an indirect one. */
+static bool packed_ahead(const struct virtqueue *vq, unsigned n, struct descriptor *d)
+{
+    uint16_t position = vq->last_avail, flags;
+    bool wrap = vq->avail_wrap;
+
+    if (n >= vq->setup.size - vq->ring_descriptors)
+        return false;
+    if (advance(vq, &position, (uint16_t)n))
+        wrap = !wrap;
+    flags = guest_load16_acquire(entry(vq, position) + DESC_FLAGS);
+    if (((flags & F_AVAIL) != 0) != wrap || ((flags & F_USED) != 0) == wrap ||
+        (flags & VRING_DESC_F_INDIRECT) == 0)
+        return false;
+    copy_descriptor(entry(vq, position), flags, d);
+    return true;
+}
+
 static void packed_take(struct virtqueue *vq, struct chain *chain)
 {
     if (advance(vq, &vq->last_avail, chain->descriptors))
@@ -239,6 +257,7 @@ const struct ring_ops packed_ring_ops = {
     .start = packed_start,
     .peek = packed_peek,
     .walk = packed_walk,
+    .ahead = packed_ahead,
     .take = packed_take,
     .put_back = packed_put_back,
     .put_used = packed_put_used,

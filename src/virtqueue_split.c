@@ -107,6 +107,19 @@ static int split_walk(struct virtqueue *vq, struct chain *chain)
     }
 }
 
+static bool split_ahead(const struct virtqueue *vq, unsigned n, struct descriptor *d)
+{
+    uint16_t at = (uint16_t)(vq->last_avail + n), head;
+
+    if (n >= (uint16_t)(vq->avail_index - vq->last_avail))
+        return false;
+    head = guest_load16(vq->driver + AVAIL_RING + 2u * (size_t)(at & (vq->setup.size - 1)));
+    if (head >= vq->setup.size)
+        return false;
+    copy_descriptor(vq->desc + 16 * (size_t)head, d);
+    return true;
+}
+
 static void split_take(struct virtqueue *vq, struct chain *chain)
 {
     (void)chain;
@@ -180,6 +193,7 @@ const struct ring_ops split_ring_ops = {
     .start = split_start,
     .peek = split_peek,
     .walk = split_walk,
+    .ahead = split_ahead,
     .take = split_take,
     .put_back = split_put_back,
     .put_used = split_put_used,

@@ -55,6 +55,7 @@ struct worker {
     struct hypervisor *hv;
     uint32_t n_vcpus;
     struct guest_memory *memory;
+    struct grant_memory *grants; /* usable once gntdev was handed over */
     struct event_loop *mmio_loop;
     struct io_thread threads[IO_THREADS_MAX];
     struct event_loop *io_loops[IO_THREADS_MAX];
@@ -297,11 +298,22 @@ static void copy_memory_stats(struct worker *w)
     atomic_store_explicit(&w->stats->memory_drops, stats.drops, memory_order_relaxed);
 }
 
+static void copy_grant_stats(struct worker *w)
+{
+    struct grant_memory_stats stats = grant_memory_stats(w->grants);
+
+    stat_set(&w->stats->grant_maps, stats.maps);
+    stat_set(&w->stats->grant_unmaps, stats.unmaps);
+    stat_set(&w->stats->grant_copies, stats.copies);
+    stat_set(&w->stats->granted_kib, stats.mapped_pages * (GUEST_PAGE_SIZE >> 10));
+}
+
 static bool arm_requests(struct loop_poller *poller)
 {
     struct worker *w = container_of(poller, struct worker, poller);
 
     copy_memory_stats(w);
+    copy_grant_stats(w);
     return w->hv->ops->arm(w->hv);
 }
 
@@ -317,8 +329,10 @@ static void disarm_requests(struct loop_poller *poller)
 static int add_device(struct worker *w, struct slot *slot, struct message *message, char *error,
                       size_t error_len)
 {
+    const bool has_gntdev = xen_hypervisor_has_gntdev(w->hv);
     const struct virtio_environment env = {.hv = w->hv,
                                            .memory = w->memory,
+                                           .grants = has_gntdev ? w->grants : NULL,
                                            .mmio_loop = w->mmio_loop,
                                            .io_loops = w->io_loops,
                                            .n_io_loops = w->n_io_loops,
@@ -457,6 +471,13 @@ static int claim_slot(struct slot *slot, bool claim)
     return ret;
 }
 
+/* It comes behind the descriptors of the device. */
+static void take_gntdev(struct worker *w, struct message *message)
+{
+    if (message->n_fds > 0)
+        xen_hypervisor_use_gntdev(w->hv, message->fds[--message->n_fds]);
+}
+
 static void serve_message(struct worker *w, struct message *message)
 {
     char error[CONFIG_ERROR_LEN];
@@ -496,6 +517,8 @@ static void serve_message(struct worker *w, struct message *message)
             tell(w, MESSAGE_ADD_FAILED, message->slot, 0, -EEXIST, "the slot is taken");
             break;
         }
+        if (message->status != 0)
+            take_gntdev(w, message);
         ret = add_device(w, slot, message, error, sizeof(error));
         slot->expected = false;
         if (ret < 0)
@@ -653,6 +676,9 @@ static int start(struct worker *w, char *error, size_t error_len)
     ret = guest_memory_create(w->hv, xen_ram_banks, xen_n_ram_banks, &w->memory);
     if (ret < 0)
         return ret;
+    ret = grant_memory_create(w->hv, &w->grants);
+    if (ret < 0)
+        return ret;
     ret = 0;
     for (size_t i = 0; i < ARRAY_SIZE(w->slots) && ret == 0; i++)
         if ((w->settings.claimed >> i & 1) != 0)
@@ -735,6 +761,7 @@ int worker_main(int socket)
     ret = event_loop_run(w->mmio_loop);
     /* Nothing is in flight. The IOREQ server stays: see hypervisor.h. */
     guest_memory_destroy(w->memory);
+    grant_memory_destroy(w->grants);
     w->hv->ops->close(w->hv);
     _exit(ret == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
 }

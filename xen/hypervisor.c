@@ -153,15 +153,6 @@ static int raise_irq(struct hypervisor *hv, uint32_t irq)
     return xen_dm_op(to_xen(hv), &op);
 }
 
-/* Granted memory is not served yet. */
-static int copy(struct hypervisor *hv, struct guest_copy *copies, size_t n)
-{
-    (void)hv;
-    for (size_t i = 0; i < n; i++)
-        copies[i].result = -EOPNOTSUPP;
-    return n ? -EOPNOTSUPP : 0;
-}
-
 /* From here on the kernel refuses every other domain on these descriptors, and raw hypercalls. */
 static int lock_down(struct hypervisor *hv)
 {
@@ -180,6 +171,8 @@ static void close_all(struct hypervisor *hv)
     struct xen_hypervisor *xen = to_xen(hv);
 
     xen_ioreq_close(xen);
+    if (xen->gntdev >= 0)
+        close(xen->gntdev);
     if (xen->evtchn >= 0)
         close(xen->evtchn);
     if (xen->privcmd >= 0)
@@ -191,7 +184,9 @@ static const struct hypervisor_ops xen_ops = {
     .map_ram = xen_map_ram,
     .unmap_ram = xen_unmap_ram,
     .probe_ram = xen_probe_ram,
-    .copy = copy,
+    .map_grants = xen_map_grants,
+    .unmap_grants = xen_unmap_grants,
+    .copy_grants = xen_copy_grants,
     .claim_mmio = xen_ioreq_claim,
     .release_mmio = xen_ioreq_release,
     .raise_irq = raise_irq,
@@ -224,6 +219,7 @@ int xen_hypervisor_open(uint32_t domid, bool precedence, struct hypervisor **out
     xen->precedence = precedence;
     xen->privcmd = -1;
     xen->evtchn = -1;
+    xen->gntdev = -1;
 
     err = open_device(PRIVCMD_DEVICE, 0, &xen->privcmd, error, error_len);
     if (!err)

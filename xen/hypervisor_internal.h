@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the parts of the real hypervisor share: two descriptors and one IOREQ server.
+ * What the parts of the real hypervisor share: its descriptors and one IOREQ server.
  *
  * The kernel's devices are used by their own ioctls, not through Xen's libraries: libxendevicemodel
  * keeps a second descriptor, for raw hypercalls, that xendevicemodel_restrict leaves unrestricted,
@@ -44,6 +44,7 @@ struct xen_hypervisor {
     domid_t domid;
     int privcmd; /* the only way to hypercalls and foreign pages */
     int evtchn;
+    int gntdev; /* -1: no device of this domain uses grants */
 
     /* The rest belongs to ioreq.c, and after the start to the MMIO thread. */
     bool precedence;
@@ -81,5 +82,11 @@ void xen_ioreq_disarm(struct hypervisor *hv);
 int xen_map_ram(struct hypervisor *hv, uint64_t gfn, size_t pages, void *at, int *err);
 void xen_unmap_ram(struct hypervisor *hv, void *at, size_t pages);
 int xen_probe_ram(struct hypervisor *hv, uint64_t gfn);
+
+/* grants.c */
+int xen_map_grants(struct hypervisor *hv, const uint32_t *refs, size_t n, bool writable,
+                   struct grant_map *map);
+void xen_unmap_grants(struct hypervisor *hv, struct grant_map *map);
+int xen_copy_grants(struct hypervisor *hv, struct grant_copy *copies, size_t n);
 
 #endif

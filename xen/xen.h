@@ -18,6 +18,16 @@
 int xen_hypervisor_open(uint32_t domid, bool precedence, struct hypervisor **out,
                         uint32_t *n_vcpus, char *error, size_t error_len);
 
+/*
+ * Grants. gntdev cannot be restricted to one domain (Linux 6.12), and can be opened by root only: so
+ * the supervisor opens it, for a worker with a device that uses grants; others have none.
+ * The descriptor, or -errno with a message.
+ */
+int xen_gntdev_open(char *error, size_t error_len);
+/* Worker, MMIO thread, before the first device that uses grants; takes fd over. */
+void xen_hypervisor_use_gntdev(struct hypervisor *hv, int fd);
+bool xen_hypervisor_has_gntdev(const struct hypervisor *hv);
+
 /* Where RAM of an Arm guest can be (xen/include/public/arch-arm.h). */
 extern const struct ram_bank xen_ram_banks[];
 extern const size_t xen_n_ram_banks;

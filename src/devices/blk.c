@@ -324,6 +324,7 @@ const struct virtio_device_ops virtio_blk_ops = {
     .id = 2,
     .request_size = sizeof(struct blk_request),
     .requests = true,
+    .error_status = VIRTIO_BLK_S_IOERR,
     .features = blk_features,
     .create = blk_create,
     .negotiated = blk_negotiated,

@@ -143,6 +143,7 @@ static void read_or_write(struct blk_request *request, enum block_op op, uint64_
     io->len = len;
     io->unmap = false;
     io->fua = op == BLOCK_WRITE && is_write_through(blk);
+    io->pinnable = request->chain.pinnable;
     io->n_iov = op == BLOCK_READ ? chain_rest_writable(&request->chain, &io->iov)
                                  : chain_rest_readable(&request->chain, &io->iov);
     submit(request);

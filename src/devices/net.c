@@ -472,6 +472,7 @@ const struct virtio_device_ops virtio_net_ops = {
     .name = "net",
     .id = 1,
     .request_size = sizeof(struct net_request),
+    .error_status = VIRTIO_NET_ERR,
     .features = net_features,
     .queues_together = 2, /* a pair: 5.1.2 */
     .create = net_create,

@@ -12,7 +12,8 @@ src/devices/*                  types|log|stats|iov|config|backend|event_loop|vir
 src/virtio_mmio.[ch]           types|log|event_loop|virtio_mmio|virtio_device
 src/virtio_device*.[ch]        types|log|stats|config|event_loop|virtio_device|virtio_device_internal|virtqueue
 src/virtio_queue.c             types|log|stats|event_loop|virtio_device_internal|virtqueue
-src/virtqueue*                 types|log|iov|virtqueue|virtqueue_internal|guest_memory
+src/virtqueue*                 types|log|iov|virtqueue|virtqueue_internal|virtqueue_grants|guest_memory|grant_memory
+src/grant_memory.[ch]          types|log|grant_memory|hypervisor
 src/guest_memory.[ch]          types|log|guest_memory|hypervisor
 src/hypervisor.h               types
 src/device_state.[ch]          types|log|device_state|virtio_device|virtqueue

@@ -46,11 +46,13 @@ static void write_address(struct machine *m, uint32_t low, gpa_t gpa)
 
 void driver_enable_queue(struct machine *m, uint16_t queue, const struct ring *ring)
 {
+    struct virtqueue_setup setup = ring_setup(ring);
+
     machine_write32(m, VIRTIO_MMIO_QUEUE_SEL, queue);
     machine_write32(m, VIRTIO_MMIO_QUEUE_NUM, ring->size);
-    write_address(m, VIRTIO_MMIO_QUEUE_DESC_LOW, ring->desc);
-    write_address(m, VIRTIO_MMIO_QUEUE_AVAIL_LOW, ring->driver);
-    write_address(m, VIRTIO_MMIO_QUEUE_USED_LOW, ring->device);
+    write_address(m, VIRTIO_MMIO_QUEUE_DESC_LOW, setup.desc);
+    write_address(m, VIRTIO_MMIO_QUEUE_AVAIL_LOW, setup.driver);
+    write_address(m, VIRTIO_MMIO_QUEUE_USED_LOW, setup.device);
     machine_write32(m, VIRTIO_MMIO_QUEUE_READY, 1);
 }
 
@@ -75,6 +77,8 @@ static void bring_up(struct driver *d)
 void driver_start(struct driver *d, struct machine *m, uint64_t features, unsigned n_queues,
                   uint16_t size)
 {
+    if (m->grants != NULL)
+        features |= F_ACCESS_PLATFORM;
     *d = (struct driver){.m = m, .features = features, .n_queues = n_queues};
     if (n_queues > DRIVER_QUEUES_MAX)
         fake_die("%u queues", n_queues);

@@ -326,6 +326,8 @@ static void fake_close(struct hypervisor *hv)
     /* A mapping held keeps a dead domain as a zombie. */
     if (fake->mappings != NULL)
         fake_violation(fake, "closed with guest RAM still mapped");
+    if (fake->grant_mappings != NULL)
+        fake_violation(fake, "closed with granted pages still mapped");
     pthread_mutex_unlock(&fake->lock);
 }
 
@@ -333,7 +335,9 @@ static const struct hypervisor_ops fake_ops = {
     .map_ram = fake_map_ram,
     .unmap_ram = fake_unmap_ram,
     .probe_ram = fake_probe_ram,
-    .copy = fake_copy,
+    .map_grants = fake_map_grants,
+    .unmap_grants = fake_unmap_grants,
+    .copy_grants = fake_copy_grants,
     .claim_mmio = fake_claim_mmio,
     .release_mmio = fake_release_mmio,
     .raise_irq = fake_raise_irq,
@@ -370,6 +374,9 @@ struct fake_hypervisor *fake_create(const struct fake_config *config)
     fake->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (fake->memfd < 0 || fake->event < 0 || fake->n_vcpus > FAKE_VCPUS_MAX)
         fake_die("cannot make a hypervisor: %s", strerror(errno));
+    fake->grants = calloc(FAKE_GRANTS_MAX, sizeof(*fake->grants));
+    if (fake->grants == NULL)
+        fake_die("no memory");
     fake->n_banks = config->n_banks == 0 ? ARRAY_SIZE(banks) : config->n_banks;
     for (size_t i = 0; i < fake->n_banks; i++) {
         fake->ranges[i] = config->n_banks == 0 ? banks[i] : config->banks[i];
@@ -385,6 +392,11 @@ void fake_destroy(struct fake_hypervisor *fake)
     fake_check_poison(fake);
     while (fake->mappings != NULL)
         fake_unmap_ram(&fake->hv, fake->mappings->at, fake->mappings->pages);
+    while (fake->grant_mappings != NULL)
+        fake_unmap_grants(&fake->hv, &(struct grant_map){
+                                         .at = fake->grant_mappings->at,
+                                         .pages = fake->grant_mappings->pages,
+                                         .handle = (uintptr_t)fake->grant_mappings});
     for (size_t i = 0; i < fake->n_banks; i++)
         fake_bank_destroy(&fake->banks[i]);
     close(fake->memfd);
@@ -392,6 +404,7 @@ void fake_destroy(struct fake_hypervisor *fake)
     pthread_cond_destroy(&fake->changed);
     pthread_mutex_destroy(&fake->lock);
     free(fake->given);
+    free(fake->grants);
     free(fake);
 }
 

@@ -35,12 +35,22 @@ struct fake_config {
     bool count_violations;   /* do not abort */
 };
 
-enum fake_op { FAKE_MAP, FAKE_PROBE, FAKE_RAISE, FAKE_CLAIM, FAKE_OPS };
+enum fake_op {
+    FAKE_MAP,
+    FAKE_PROBE,
+    FAKE_RAISE,
+    FAKE_CLAIM,
+    FAKE_GRANT_MAP,
+    FAKE_GRANT_COPY,
+    FAKE_OPS
+};
 
 struct fake_counts {
     uint64_t map_calls, unmap_calls, probes, irqs, requests, answers;
     size_t mapped_pages;      /* now, by the device */
     size_t mapped_pages_max;
+    uint64_t grant_maps, grant_unmaps, grant_copies; /* calls */
+    size_t granted_pages;     /* now mapped by grants */
     size_t outside_ram;       /* pages that somebody tried to map and that no bank has */
     unsigned violations;
     bool locked_down, closed;
@@ -73,6 +83,22 @@ void fake_balloon_out(struct fake_hypervisor *fake, uint64_t gpa, size_t pages);
 void fake_balloon_in(struct fake_hypervisor *fake, uint64_t gpa, size_t pages);
 /* Pages that the device has mapped and that are not the guest's any more, or another page now. */
 size_t fake_stale_pages(struct fake_hypervisor *fake);
+
+/* All of it is RAM of one bank, and the guest has it. */
+bool fake_is_ram(struct fake_hypervisor *fake, uint64_t gpa, uint64_t len);
+
+/* ---- grants ---- */
+
+/* Grants the pages from that of gpa on to the device's domain: the first of consecutive references. */
+uint32_t fake_grant(struct fake_hypervisor *fake, uint64_t gpa, size_t pages, bool read_only);
+/* What a driver gives for gpa, whose page was granted under ref. */
+uint64_t fake_grant_address(uint32_t ref, uint64_t gpa);
+/* The driver ends them, as after a request: a page that is mapped is a violation. */
+void fake_grant_end(struct fake_hypervisor *fake, uint32_t ref, size_t pages);
+/* A hostile one ends it at any time: what is mapped stays so. */
+void fake_grant_revoke(struct fake_hypervisor *fake, uint32_t ref);
+/* It was granted to another domain. */
+void fake_grant_to_other(struct fake_hypervisor *fake, uint32_t ref);
 
 /* ---- vCPUs ---- */
 

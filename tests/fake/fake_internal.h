@@ -33,6 +33,22 @@ struct mapping {
     uint32_t page[];
 };
 
+/* An entry of the grant table. */
+struct grant {
+    uint64_t gfn;
+    unsigned mapped; /* so many times, by the device */
+    bool granted, read_only, other;
+};
+#define FAKE_GRANTS_MAX (1u << 20)
+
+/* One map_grants of the device, until its unmap_grants. */
+struct grant_mapping {
+    struct grant_mapping *next;
+    uint8_t *at;
+    size_t pages;
+    uint32_t refs[];
+};
+
 struct fault {
     unsigned nth;
     int error;
@@ -52,6 +68,10 @@ struct fake_hypervisor {
     uint32_t *given; /* pages of the memfd that must keep their poison */
     size_t n_given, given_size;
     size_t n_settled; /* of these: given before the last invalidation was answered */
+
+    struct grant *grants;
+    struct grant_mapping *grant_mappings;
+    uint32_t next_ref;
 
     struct vcpu vcpus[FAKE_VCPUS_MAX];
     unsigned n_vcpus;
@@ -80,7 +100,14 @@ void fake_settle_given(struct fake_hypervisor *fake);
 int fake_map_ram(struct hypervisor *hv, uint64_t gfn, size_t pages, void *at, int *err);
 void fake_unmap_ram(struct hypervisor *hv, void *at, size_t pages);
 int fake_probe_ram(struct hypervisor *hv, uint64_t gfn);
-int fake_copy(struct hypervisor *hv, struct guest_copy *copies, size_t n);
+/* The page of the memfd behind a frame, or NO_PAGE. Under the lock. */
+uint32_t fake_frame(struct fake_hypervisor *fake, uint64_t gfn);
+
+/* fake_grants.c */
+int fake_map_grants(struct hypervisor *hv, const uint32_t *refs, size_t n, bool writable,
+                    struct grant_map *map);
+void fake_unmap_grants(struct hypervisor *hv, struct grant_map *map);
+int fake_copy_grants(struct hypervisor *hv, struct grant_copy *copies, size_t n);
 
 static inline struct fake_hypervisor *fake_from_hv(struct hypervisor *hv)
 {

@@ -304,24 +304,22 @@ int fake_probe_ram(struct hypervisor *hv, uint64_t gfn)
     return result;
 }
 
-int fake_copy(struct hypervisor *hv, struct guest_copy *copies, size_t n)
+uint32_t fake_frame(struct fake_hypervisor *fake, uint64_t gfn)
 {
-    struct fake_hypervisor *fake = fake_from_hv(hv);
+    const uint32_t *page = page_of(fake, gfn);
+
+    return page == NULL ? NO_PAGE : *page;
+}
+
+bool fake_is_ram(struct fake_hypervisor *fake, uint64_t gpa, uint64_t len)
+{
+    const struct bank *bank = bank_of(fake, gpa);
+    bool is = bank != NULL && len > 0 && len <= bank->range.size - (gpa - bank->range.base);
 
     pthread_mutex_lock(&fake->lock);
-    for (size_t i = 0; i < n; i++) {
-        struct guest_copy *copy = &copies[i];
-        const uint32_t *page = page_of(fake, copy->guest.addr >> GUEST_PAGE_SHIFT);
-        size_t offset = copy->guest.addr & (GUEST_PAGE_SIZE - 1);
-
-        copy->result = 0;
-        if (offset + copy->len > GUEST_PAGE_SIZE || page == NULL || *page == NO_PAGE)
-            copy->result = -EFAULT;
-        else if (copy->to_guest)
-            memcpy(fake_ram(fake, copy->guest.addr, copy->len), copy->host, copy->len);
-        else
-            memcpy(copy->host, fake_ram(fake, copy->guest.addr, copy->len), copy->len);
-    }
+    for (uint64_t gfn = gpa >> GUEST_PAGE_SHIFT; is && gfn <= (gpa + len - 1) >> GUEST_PAGE_SHIFT;
+         gfn++)
+        is = fake_frame(fake, gfn) != NO_PAGE;
     pthread_mutex_unlock(&fake->lock);
-    return 0;
+    return is;
 }

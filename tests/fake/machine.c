@@ -192,6 +192,9 @@ int machine_try_create(const struct machine_config *config, struct machine **out
         fake_die("guest_memory_create: %s", strerror(-ret));
     for (size_t i = 0; i < MIN(n_banks, ARRAY_SIZE(m->heap)); i++)
         m->heap[i] = guest_heap(m->fake, banks[i].base, banks[i].size - GUEST_CHUNK_SIZE);
+    if (config->grants || getenv("VIOD_FAKE_GRANTS") != NULL)
+        if (grant_memory_create(m->hv, &m->grants) != 0)
+            fake_die("no memory");
     ret = event_loop_create(&loop_config, &m->loop);
     if (ret != 0)
         fake_die("event_loop_create: %s", strerror(-ret));
@@ -207,6 +210,7 @@ int machine_try_create(const struct machine_config *config, struct machine **out
     env = (struct virtio_environment){
         .hv = m->hv,
         .memory = m->memory,
+        .grants = m->grants,
         .mmio_loop = m->loop,
         .io_loops = &m->io_loop,
         .n_io_loops = 1,
@@ -225,6 +229,8 @@ int machine_try_create(const struct machine_config *config, struct machine **out
     ret = m->hv->ops->claim_mmio(m->hv, MACHINE_BASE, VIRTIO_MMIO_WINDOW);
     if (ret != 0)
         fake_die("claim_mmio: %s", strerror(-ret));
+    if (m->grants != NULL)
+        ((struct device_config *)device)->grant_usage = true; /* as a worker is told */
     ret = virtio_device_create(ops, &env, device, m->stats, &m->dev, error, error_len);
     if (ret == 0) {
         ret = virtio_mmio_create(m->dev, finished, m, &m->mmio);
@@ -270,6 +276,7 @@ void machine_destroy(struct machine *m)
     }
     event_loop_destroy(m->loop);
     guest_memory_destroy(m->memory);
+    grant_memory_destroy(m->grants);
     m->hv->ops->close(m->hv);
     fake_destroy(m->fake);
     free(m->stats);

@@ -30,12 +30,14 @@ struct machine_config {
     const struct device_config *device;   /* NULL: `test`. Say MACHINE_BASE and MACHINE_IRQ in it */
     struct test_device_config test;
     bool io_thread;
+    bool grants; /* grant_usage=1; also with VIOD_FAKE_GRANTS in the environment */
 };
 
 struct machine {
     struct fake_hypervisor *fake;
     struct hypervisor *hv;
     struct guest_memory *memory;
+    struct grant_memory *grants; /* NULL: the device knows guest-physical addresses */
     struct event_loop *loop, *io_loop; /* the same one without io_thread */
     struct virtio_device *dev;
     struct virtio_mmio *mmio;

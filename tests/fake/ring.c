@@ -56,10 +56,11 @@ static size_t device_bytes(const struct ring *ring, uint16_t size)
 
 void ring_create(struct ring *ring, struct guest_heap *heap, uint16_t size, uint64_t features)
 {
-    *ring = (struct ring){.fake = heap->fake, .heap = heap, .size = size, .features = features};
+    *ring = (struct ring){.fake = heap->fake, .heap = heap, .size = size, .created = size, .features = features};
     ring->packed = (features & F_PACKED) != 0;
     ring->event_idx = (features & F_EVENT_IDX) != 0;
     ring->in_order = (features & F_IN_ORDER) != 0;
+    ring->grants = (features & F_ACCESS_PLATFORM) != 0;
     ring->desc = guest_alloc(heap, desc_bytes(size), 16);
     ring->driver = guest_alloc(heap, driver_bytes(ring, size), 4);
     ring->device = guest_alloc(heap, device_bytes(ring, size), 4);
@@ -71,10 +72,61 @@ void ring_create(struct ring *ring, struct guest_heap *heap, uint16_t size, uint
     ring_restart(ring, size);
 }
 
+static struct ring_grant grant(struct ring *ring, uint64_t gpa, uint64_t len, bool read_only)
+{
+    uint64_t first = gpa / GUEST_PAGE_SIZE, last = (gpa + len - 1) / GUEST_PAGE_SIZE;
+    uint32_t pages = (uint32_t)(last - first + 1);
+
+    return (struct ring_grant){.ref = fake_grant(ring->fake, gpa, pages, read_only), .pages = pages};
+}
+
+static void end_grants(struct ring *ring, struct ring_buffer *buffer)
+{
+    for (unsigned i = 0; i < buffer->n_grants; i++)
+        fake_grant_end(ring->fake, buffer->grants[i].ref, buffer->grants[i].pages);
+    free(buffer->grants);
+    buffer->grants = NULL;
+    buffer->n_grants = 0;
+}
+
+/* Where the device finds the buffer's segment. */
+static uint64_t bus_address(struct ring *ring, struct ring_buffer *buffer, uint64_t gpa,
+                            uint32_t len, bool read_only)
+{
+    struct ring_grant *g;
+
+    if (!ring->grants || !fake_is_ram(ring->fake, gpa, len))
+        return gpa;
+    buffer->grants = realloc(buffer->grants, (buffer->n_grants + 1) * sizeof(*g));
+    if (buffer->grants == NULL)
+        fake_die("no memory");
+    g = &buffer->grants[buffer->n_grants++];
+    *g = grant(ring, gpa, len, read_only);
+    return fake_grant_address(g->ref, gpa);
+}
+
+/* After a reset, nothing of the ring or its buffers may be mapped. */
+static void grant_areas(struct ring *ring, uint16_t size)
+{
+    const gpa_t at[3] = {ring->desc, ring->driver, ring->device};
+    const size_t len[3] = {desc_bytes(size), driver_bytes(ring, size), device_bytes(ring, size)};
+
+    for (unsigned i = 0; i < ring->size; i++)
+        end_grants(ring, &ring->buffers[i]);
+    for (unsigned i = 0; i < 3; i++) {
+        if (!ring->grants)
+            continue;
+        fake_grant_end(ring->fake, ring->areas[i].ref, ring->areas[i].pages);
+        ring->areas[i] = grant(ring, at[i].addr, len[i], false);
+        ring->bus[i].addr = fake_grant_address(ring->areas[i].ref, at[i].addr);
+    }
+}
+
 void ring_restart(struct ring *ring, uint16_t size)
 {
     uint8_t *desc = fake_ram(ring->fake, ring->desc.addr, desc_bytes(size));
 
+    grant_areas(ring, size);
     ring->size = size;
     ring->split_desc = (void *)desc;
     ring->packed_desc = (void *)desc;
@@ -83,7 +135,7 @@ void ring_restart(struct ring *ring, uint16_t size)
     memset(desc, 0, desc_bytes(size));
     memset(ring->driver_area, 0, driver_bytes(ring, size));
     memset(ring->device_area, 0, device_bytes(ring, size));
-    memset(ring->buffers, 0, size * sizeof(*ring->buffers));
+    memset(ring->buffers, 0, size * sizeof(*ring->buffers)); /* without grants, see above */
     for (uint16_t i = 0; i < size; i++)
         ring->next_free[i] = (uint16_t)(i + 1);
     ring->free_head = 0;
@@ -96,6 +148,9 @@ void ring_restart(struct ring *ring, uint16_t size)
 
 void ring_destroy(struct ring *ring)
 {
+    /* The device may run on: what is granted stays so. */
+    for (unsigned i = 0; ring->buffers != NULL && i < ring->created; i++)
+        free(ring->buffers[i].grants);
     free(ring->buffers);
     free(ring->next_free);
     free(ring->order);
@@ -105,9 +160,9 @@ void ring_destroy(struct ring *ring)
 struct virtqueue_setup ring_setup(const struct ring *ring)
 {
     return (struct virtqueue_setup){.size = ring->size,
-                                    .desc = ring->desc,
-                                    .driver = ring->driver,
-                                    .device = ring->device,
+                                    .desc = ring->grants ? ring->bus[0] : ring->desc,
+                                    .driver = ring->grants ? ring->bus[1] : ring->driver,
+                                    .device = ring->grants ? ring->bus[2] : ring->device,
                                     .features = ring->features};
 }
 
@@ -153,10 +208,12 @@ static uint16_t split_put(struct ring *ring, const struct segment *out, unsigned
                           const struct segment *in, unsigned n_in, bool indirect)
 {
     uint16_t head = take_free(ring), i = head;
+    struct ring_buffer *buffer = &ring->buffers[head];
     unsigned n = n_out + n_in;
 
     if (indirect) {
         gpa_t table = table_of(ring, head);
+        uint64_t at = bus_address(ring, buffer, table.addr, n * 16, true);
         struct vring_desc *desc = fake_ram(ring->fake, table.addr, n * sizeof(*desc));
 
         for (unsigned k = 0; k < n; k++) {
@@ -164,9 +221,9 @@ static uint16_t split_put(struct ring *ring, const struct segment *out, unsigned
             unsigned flags = (k >= n_out ? VRING_DESC_F_WRITE : 0u) |
                              (k + 1 < n ? VRING_DESC_F_NEXT : 0u);
 
-            split_desc_write(&desc[k], s.addr.addr, s.len, (uint16_t)flags, (uint16_t)(k + 1));
+            split_desc_write(&desc[k], bus_address(ring, buffer, s.addr.addr, s.len, k < n_out), s.len, (uint16_t)flags, (uint16_t)(k + 1));
         }
-        split_desc_write(&ring->split_desc[head], table.addr, n * 16, VRING_DESC_F_INDIRECT, 0);
+        split_desc_write(&ring->split_desc[head], at, n * 16, VRING_DESC_F_INDIRECT, 0);
         return head;
     }
     for (unsigned k = 0; k < n; k++) {
@@ -175,7 +232,7 @@ static uint16_t split_put(struct ring *ring, const struct segment *out, unsigned
         uint16_t next = last ? 0 : take_free(ring);
         unsigned flags = (k >= n_out ? VRING_DESC_F_WRITE : 0u) | (last ? 0u : VRING_DESC_F_NEXT);
 
-        split_desc_write(&ring->split_desc[i], s.addr.addr, s.len, (uint16_t)flags, next);
+        split_desc_write(&ring->split_desc[i], bus_address(ring, buffer, s.addr.addr, s.len, k < n_out), s.len, (uint16_t)flags, next);
         i = next;
     }
     return head;
@@ -196,20 +253,22 @@ static uint16_t packed_put(struct ring *ring, const struct segment *out, unsigne
                            const struct segment *in, unsigned n_in, bool indirect)
 {
     uint16_t id = take_free(ring), at = ring->avail, first = at, first_flags = 0;
+    struct ring_buffer *buffer = &ring->buffers[id];
     bool wrap = ring->avail_wrap;
     unsigned n = n_out + n_in;
 
     if (indirect) {
         gpa_t table = table_of(ring, id);
+        uint64_t bus = bus_address(ring, buffer, table.addr, n * 16, true);
         struct vring_packed_desc *desc = fake_ram(ring->fake, table.addr, n * sizeof(*desc));
 
         for (unsigned k = 0; k < n; k++) {
             struct segment s = nth(out, n_out, in, k);
 
-            packed_desc_write(&desc[k], s.addr.addr, s.len, 0,
+            packed_desc_write(&desc[k], bus_address(ring, buffer, s.addr.addr, s.len, k < n_out), s.len, 0,
                               k >= n_out ? VRING_DESC_F_WRITE : 0);
         }
-        packed_desc_write(&ring->packed_desc[at], table.addr, n * 16, id,
+        packed_desc_write(&ring->packed_desc[at], bus, n * 16, id,
                           VRING_DESC_F_INDIRECT | packed_avail_flags(wrap));
         return id;
     }
@@ -223,7 +282,7 @@ static uint16_t packed_put(struct ring *ring, const struct segment *out, unsigne
             first_flags = (uint16_t)flags;
             flags = le16toh(ring->packed_desc[at].flags);
         }
-        packed_desc_write(&ring->packed_desc[at], s.addr.addr, s.len, id, (uint16_t)flags);
+        packed_desc_write(&ring->packed_desc[at], bus_address(ring, buffer, s.addr.addr, s.len, k < n_out), s.len, id, (uint16_t)flags);
         packed_advance(ring, &at, &wrap, 1);
     }
     ram_store16(&ring->packed_desc[first].flags, first_flags);
@@ -249,7 +308,10 @@ int ring_add(struct ring *ring, const struct segment *out, unsigned n_out, const
     buffer = &ring->buffers[id];
     if (buffer->in_flight)
         fake_die("id %u is in flight", id);
-    *buffer = (struct ring_buffer){.token = token, .slots = (uint16_t)slots, .in_flight = true};
+    buffer->token = token;
+    buffer->slots = (uint16_t)slots;
+    buffer->in_flight = true;
+    buffer->writable = 0;
     for (unsigned i = 0; i < n_in; i++)
         buffer->writable += in[i].len;
     ring->n_free = (uint16_t)(ring->n_free - slots);
@@ -296,6 +358,7 @@ static void release(struct ring *ring, uint16_t id, struct ring_used *used)
     if (id >= ring->size || !buffer->in_flight)
         fake_die("the device used id %u, which is not in flight", id);
     buffer->in_flight = false;
+    end_grants(ring, buffer);
     ring->n_free = (uint16_t)(ring->n_free + buffer->slots);
     used->token = buffer->token;
     used->id = id;

@@ -28,6 +28,7 @@
 #define F_IN_ORDER FEATURE(VIRTIO_F_IN_ORDER)
 #define F_NOTIFICATION_DATA FEATURE(VIRTIO_F_NOTIFICATION_DATA)
 #define F_RING_RESET FEATURE(VIRTIO_F_RING_RESET)
+#define F_ACCESS_PLATFORM FEATURE(VIRTIO_F_ACCESS_PLATFORM)
 
 /* Hands out guest memory, never takes it back. */
 struct guest_heap {
@@ -48,14 +49,24 @@ struct ring_buffer {
     uint32_t writable;   /* bytes */
     uint16_t slots;      /* descriptors taken in the ring */
     bool in_flight;
+    struct ring_grant *grants; /* until the device has used it */
+    unsigned n_grants;
+};
+
+/* Pages that were granted together. */
+struct ring_grant {
+    uint32_t ref, pages;
 };
 
 struct ring {
     struct fake_hypervisor *fake;
     uint64_t features;
-    uint16_t size;
+    uint16_t size, created;        /* now, and at most */
     bool packed, event_idx, in_order;
+    bool grants;                   /* ACCESS_PLATFORM: the device is given grants */
     gpa_t desc, driver, device;
+    gpa_t bus[3];                  /* with grants: the same as the device is told */
+    struct ring_grant areas[3];
     struct vring_desc *split_desc; /* the driver's pointers to the three areas */
     struct vring_packed_desc *packed_desc;
     uint8_t *driver_area, *device_area;
@@ -94,7 +105,9 @@ struct virtqueue_setup ring_setup(const struct ring *ring);
 
 /*
  * Makes a buffer available: n_out segments that the device reads, then n_in that it writes. Returns
- * its id, or -ENOSPC. indirect: through a table (one descriptor of the ring).
+ * its id, or -ENOSPC. indirect: through a table (one descriptor of the ring). With grants, what is RAM
+ * of the guest is granted until the device has used it (for reading only where it only reads), as
+ * Linux does; what is not is given as it is.
  */
 int ring_add(struct ring *ring, const struct segment *out, unsigned n_out, const struct segment *in,
              unsigned n_in, void *token, bool indirect);

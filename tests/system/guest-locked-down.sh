@@ -50,7 +50,7 @@ for name in g1 g2; do
         printf '%s -> %s\n' "${fd##*/}" "$(readlink "$fd")"
     done | sort -n | tee fds | sed 's/^/        /'
     # The standard ones, Xen, its own rings and events, the supervisor's socket, and its image.
-    other=$(grep -vE "^[012] -> |-> (/dev/xen/(privcmd|evtchn)|/proc/xen/privcmd|anon_inode:\[(io_uring|eventfd)\]|socket:.*|$IMAGES/$name)( \(deleted\))?\$" fds)
+    other=$(grep -vE "^[012] -> |-> (/dev/xen/(privcmd|evtchn${RIG_GRANTS:+|gntdev})|/proc/xen/privcmd|anon_inode:\[(io_uring|eventfd)\]|socket:.*|$IMAGES/$name)( \(deleted\))?\$" fds)
     check "$name: nothing else" same "$other" ""
     check "$name: one socket" same "$(grep -c socket: fds)" 1
     check "$name: its image once" same "$(grep -c "$IMAGES/" fds)" 1

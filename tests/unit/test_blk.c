@@ -160,6 +160,7 @@ struct set_up {
     uint64_t without; /* features that the driver does not accept */
     unsigned queues;  /* that the driver uses; 0: 1 */
     unsigned vcpus;
+    bool grants;
 };
 
 static const struct block_info default_info = {
@@ -202,6 +203,7 @@ static void start(struct test *t, const struct set_up *how)
 
     if (!how)
         how = &as_usual;
+    machine.grants = how->grants;
     memset(&backend, 0, sizeof(backend));
     for (size_t i = 0; i < IMAGE_SIZE; i++)
         backend.image[i] = (uint8_t)(i / 512 * 7 + i);
@@ -1320,9 +1322,48 @@ static int quiet(void **state)
     return 0;
 }
 
+/* What was read cannot reach the guest: IOERR, in the status that still can. */
+static void test_row_20_grant_ends_during_a_read(void **state)
+{
+    static const struct set_up how = {.grants = true, .without = F_INDIRECT};
+    struct ring *ring;
+    struct test t;
+
+    (void)state;
+    start(&t, &how);
+    ring = &t.driver.rings[0];
+    for (unsigned revoke = 0; revoke < 2; revoke++) {
+        struct segment out = after(t.header, 0, 16);
+        struct segment in[2] = {after(t.in, 0, 4096), after(t.in, 8192, 1)};
+        int id;
+
+        backend.hold = true;
+        write_header(&t, VIRTIO_BLK_T_IN, 3);
+        memset(ram(&t, t.in, 8193), UNWRITTEN, 8193);
+        id = ring_add(ring, &out, 1, in, 2, &t, false);
+        assert_true(id >= 0);
+        driver_kick(&t.driver, 0);
+        machine_settle(t.m);
+        assert_int_equal(ring->buffers[id].n_grants, 3);
+        if (revoke)
+            fake_grant_revoke(t.m->fake, ring->buffers[id].grants[1].ref);
+        release(0);
+        machine_settle(t.m);
+        assert_int_equal(take(&t, 0), revoke ? 0 : 4097);
+        assert_int_equal(*ram(&t, (gpa_t){t.in.addr + 8192}, 1),
+                         revoke ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+        if (revoke)
+            check_value(ram(&t, t.in, 4096), 4096, UNWRITTEN);
+    }
+    backend.hold = false;
+    check(request(&t, VIRTIO_BLK_T_IN, 3, 0, 4096), VIRTIO_BLK_S_OK, 4097);
+    end(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_row_20_grant_ends_during_a_read),
         cmocka_unit_test(reads_and_writes),
         cmocka_unit_test(requests_run_at_the_same_time),
         cmocka_unit_test(identity),

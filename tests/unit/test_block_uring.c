@@ -141,13 +141,14 @@ static void rig_destroy(struct rig *rig)
 static void submit(struct rig *rig, struct waiter *w, enum block_op op, const struct iovec *iov,
                    uint32_t n_iov, uint64_t offset, uint64_t len)
 {
-    bool unmap = w->request.unmap, fua = w->request.fua;
+    bool unmap = w->request.unmap, fua = w->request.fua, pinnable = w->request.pinnable;
 
     memset(w, 0, sizeof(*w));
     w->request.done = waiter_done;
     w->request.op = op;
     w->request.unmap = unmap;
     w->request.fua = fua;
+    w->request.pinnable = pinnable;
     w->request.iov = iov;
     w->request.n_iov = n_iov;
     w->request.offset = offset;
@@ -190,6 +191,15 @@ static int run_range(struct rig *rig, enum block_op op, bool unmap, bool fua, ui
 
     submit(rig, &w, op, NULL, 0, offset, len);
     return wait_for(rig, &w);
+}
+
+static unsigned pool_in_use(const struct rig *rig)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(rig->channel->pool.used); i++)
+        n += (unsigned)__builtin_popcountll(rig->channel->pool.used[i]);
+    return n;
 }
 
 /* Content that tells where it belongs. */
@@ -1030,9 +1040,50 @@ static int tear_down(void **state)
     return rmdir(dir);
 }
 
+/* Memory that the kernel may pin goes to the disk as it is, if it is aligned. */
+static void pinnable_memory_is_not_bounced(void **state)
+{
+    uint8_t *memory = aligned_alloc(4096, 5 * 4096), expected[3 * 4096];
+    struct waiter w = {.request = {.pinnable = true}};
+    struct iovec iov[] = {{memory + 2 * 4096, 8192}, {memory, 4096}};
+    struct rig rig;
+
+    (void)state;
+    assert_non_null(memory);
+    rig_create(&rig, 1u << 20, BOUNCED_PLAIN);
+    fill(memory + 2 * 4096, 8192, 0, 1);
+    fill(memory, 4096, 8192, 1);
+    submit(&rig, &w, BLOCK_WRITE, iov, 2, 4096, 3 * 4096);
+    assert_int_equal(pool_in_use(&rig), 0);
+    assert_int_equal(wait_for(&rig, &w), 0);
+    fill(expected, sizeof(expected), 0, 1);
+    memset(memory, 0, 5 * 4096);
+    w.done = false;
+    submit(&rig, &w, BLOCK_READ, iov, 2, 4096, 3 * 4096);
+    assert_int_equal(pool_in_use(&rig), 0);
+    assert_int_equal(wait_for(&rig, &w), 0);
+    assert_memory_equal(memory + 2 * 4096, expected, 8192);
+    assert_memory_equal(memory, expected + 8192, 4096);
+    /* At an odd address it is bounced; so is what may not be pinned. */
+    iov[1].iov_base = memory + 16;
+    w.done = false;
+    submit(&rig, &w, BLOCK_READ, iov, 2, 4096, 3 * 4096);
+    assert_int_equal(pool_in_use(&rig), 3);
+    assert_int_equal(wait_for(&rig, &w), 0);
+    assert_memory_equal(memory + 16, expected + 8192, 4096);
+    iov[1].iov_base = memory;
+    w.request.pinnable = w.done = false;
+    submit(&rig, &w, BLOCK_READ, iov, 2, 4096, 3 * 4096);
+    assert_int_equal(pool_in_use(&rig), 3);
+    assert_int_equal(wait_for(&rig, &w), 0);
+    rig_destroy(&rig);
+    free(memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pinnable_memory_is_not_bounced),
         cmocka_unit_test(pool_runs),
         cmocka_unit_test(small_requests),
         cmocka_unit_test(durable_writes_and_flushes),

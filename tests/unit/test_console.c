@@ -988,7 +988,9 @@ static void test_row_26_output_without_end(void **state)
         machine_settle(t.m);
         assert_true(is_taken(&t, 5));
     }
-    assert_true(stat_get(&t.m->stats->queues[5].write_bytes) > UINT64_C(1000000000));
+    /* With grants such a chain is refused: it is more than can be mapped. */
+    if (getenv("VIOD_FAKE_GRANTS") == NULL)
+        assert_true(stat_get(&t.m->stats->queues[5].write_bytes) > UINT64_C(1000000000));
     assert_true(monotonic_ns() - begin < INT64_C(2000000000));
     assert_true(stat_get(&loop_stats(t.m->loop)->turns) - turns < 2000);
     end(&t);

@@ -166,24 +166,52 @@ static void test_holes_map_as_holes(void **state)
     munmap(p, 8 * GUEST_PAGE_SIZE);
 }
 
-static void test_copy(void **state)
+static void test_grants_are_checked(void **state)
 {
-    struct fake_hypervisor *fake = fake_create(NULL);
+    struct fake_hypervisor *fake = lenient();
     struct hypervisor *hv = fake_seam(fake);
-    char text[8] = "to guest", back[8];
-    struct guest_copy copies[] = {
-        {.guest = {FAKE_BANK0_BASE + 16}, .host = text, .len = 8, .to_guest = true},
-        {.guest = {FAKE_BANK0_BASE + 16}, .host = back, .len = 8},
-        {.guest = {0x1000}, .host = back, .len = 8},
-        {.guest = {FAKE_BANK0_BASE + 0xffc}, .host = back, .len = 8}};
+    const uint64_t at = FAKE_BANK0_BASE + 3 * GUEST_PAGE_SIZE;
+    char text[8] = "to guest", back[8] = "";
+    uint32_t ref, read_only, refs[2];
+    struct grant_map map;
+    uint8_t *ram = fake_ram(fake, at, 2 * GUEST_PAGE_SIZE);
 
     (void)state;
-    assert_int_equal(hv->ops->copy(hv, copies, 4), 0);
+    ref = fake_grant(fake, at, 2, false);
+    read_only = fake_grant(fake, at, 1, true);
+    assert_int_equal(fake_grant_address(ref, at + 5), UINT64_C(1) << 63 | (uint64_t)ref << 12 | 5);
+
+    struct grant_copy out[] = {{.host = text, .ref = ref, .offset = 16, .len = 8, .to_guest = true},
+                               {.host = text, .ref = read_only, .len = 8, .to_guest = true},
+                               {.host = text, .ref = ref + 2, .len = 8, .to_guest = true}};
+    struct grant_copy in[] = {{.host = back, .ref = read_only, .offset = 16, .len = 8}};
+    assert_int_equal(hv->ops->copy_grants(hv, out, 3), 0);
+    assert_int_equal(out[0].result, 0);
+    assert_int_equal(out[1].result, -EFAULT);
+    assert_int_equal(out[2].result, -EFAULT);
+    assert_int_equal(hv->ops->copy_grants(hv, in, 1), 0);
     assert_memory_equal(back, "to guest", 8);
-    assert_int_equal(copies[0].result, 0);
-    assert_int_equal(copies[1].result, 0);
-    assert_int_equal(copies[2].result, -EFAULT);
-    assert_int_equal(copies[3].result, -EFAULT);
+
+    refs[0] = ref + 1;
+    refs[1] = ref;
+    assert_int_equal(hv->ops->map_grants(hv, refs, 2, true, &map), 0);
+    ((uint8_t *)map.at)[0] = 0x5a;
+    assert_int_equal(ram[GUEST_PAGE_SIZE], 0x5a);
+    assert_int_equal(fake_counts(fake).granted_pages, 2);
+    fake_grant_end(fake, ref, 2);
+    assert_int_equal(fake_counts(fake).violations, 2); /* both are mapped */
+    hv->ops->unmap_grants(hv, &map);
+    assert_null(map.at);
+    assert_int_equal(fake_counts(fake).granted_pages, 0);
+    assert_int_equal(hv->ops->map_grants(hv, refs, 2, true, &map), -EINVAL); /* ended */
+    refs[0] = read_only;
+    assert_int_equal(hv->ops->map_grants(hv, refs, 1, true, &map), -EINVAL);
+    fake_grant_to_other(fake, read_only);
+    assert_int_equal(hv->ops->map_grants(hv, refs, 1, false, &map), -EINVAL);
+    ref = fake_grant(fake, at, 1, false);
+    assert_int_equal(hv->ops->map_grants(hv, &ref, 1, true, &map), 0);
+    hv->ops->close(hv);
+    assert_int_equal(fake_counts(fake).violations, 3); /* closed with a page mapped */
     fake_destroy(fake);
 }
 
@@ -282,7 +310,7 @@ int main(void)
         cmocka_unit_test(test_unmaps_that_do_not_fit),
         cmocka_unit_test(test_stale_mappings_are_seen),
         cmocka_unit_test(test_holes_map_as_holes),
-        cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_grants_are_checked),
         cmocka_unit_test(test_requests_and_events),
         cmocka_unit_test(test_interrupts_and_faults),
     };

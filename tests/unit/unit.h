@@ -9,14 +9,19 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdlib.h>
 #include <string.h>
 #include "ring.h"
+
+/* With grants: what is larger is mapped. */
+#define RIG_COPY_MAX (64u << 10)
 
 /* A virtqueue, the guest's memory and the driver's half of the ring; no device, no loop. */
 struct rig {
     struct fake_hypervisor *fake;
     struct hypervisor *hv;
     struct guest_memory *memory;
+    struct grant_memory *grants;  /* with F_ACCESS_PLATFORM; or VIOD_FAKE_GRANTS in the environment */
     struct virtqueue *vq;
     struct guest_heap heap, high; /* first and second bank, the last 2 MiB of each left out */
     struct ring ring;
@@ -38,10 +43,14 @@ static inline void rig_create_sized(struct rig *rig, uint16_t size, uint16_t siz
     size_t n;
 
     memset(rig, 0, sizeof(*rig));
+    if (getenv("VIOD_FAKE_GRANTS") != NULL)
+        features |= F_ACCESS_PLATFORM;
     rig->fake = fake_create(NULL);
     rig->hv = fake_seam(rig->fake);
     banks = fake_banks(rig->fake, &n);
     assert_int_equal(guest_memory_create(rig->hv, banks, n, &rig->memory), 0);
+    if ((features & F_ACCESS_PLATFORM) != 0)
+        assert_int_equal(grant_memory_create(rig->hv, &rig->grants), 0);
     rig->heap = guest_heap(rig->fake, banks[0].base, banks[0].size - GUEST_CHUNK_SIZE);
     rig->high = guest_heap(rig->fake, banks[1].base, banks[1].size - GUEST_CHUNK_SIZE);
     rig->data = guest_alloc(&rig->heap, 1u << 20, GUEST_PAGE_SIZE);
@@ -52,6 +61,9 @@ static inline void rig_create_sized(struct rig *rig, uint16_t size, uint16_t siz
         .size_max = size_max,
         .request_size = sizeof(struct chain) + 16,
         .owner = rig,
+        .grants = rig->grants,
+        .error_status = 0xe5,
+        .copy_max = RIG_COPY_MAX,
     };
     assert_int_equal(virtqueue_create(&config, &rig->vq), 0);
     rig_start(rig);
@@ -70,6 +82,8 @@ static inline void rig_destroy(struct rig *rig)
     virtqueue_destroy(rig->vq);
     ring_destroy(&rig->ring);
     guest_memory_destroy(rig->memory);
+    grant_memory_destroy(rig->grants);
+    assert_int_equal(fake_counts(rig->fake).granted_pages, 0);
     assert_int_equal(fake_counts(rig->fake).mapped_pages, 0);
     rig->hv->ops->close(rig->hv);
     fake_destroy(rig->fake);

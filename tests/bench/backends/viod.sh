@@ -2,13 +2,14 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154,SC1091  # variables to and from dom0.sh
 # viod with settings of one's own: viod:KEY=VALUE[,KEY=VALUE…], keys as in viod.conf(5); those of the
-# daemon are written to viod.conf, and viod is started anew.
+# daemon are written to viod.conf, and viod is started anew. grants=yes is grant_usage=1.
 
 start() {
-    local pair device='' daemon=''
+    local pair device='' daemon='' grants=0
     local IFS=,
     for pair in $bench_args; do
         case ${pair%%=*} in
+            grants) grants=1 ;;
             iothreads | poll-max-us | log-level) daemon+=$pair$'\n' ;;
             *) device+=$pair$'\n' ;;
         esac
@@ -17,7 +18,7 @@ start() {
     viod_daemon_settings "$daemon"
     printf '[xvda]\n%s' "$device" >"/etc/viod/$bench_guest.conf"
     bench_guest_start \
-        "disk=[\"phy:$bench_disk,xvda,w,backendtype=standalone,specification=virtio\"]"
+        "disk=[\"phy:$bench_disk,xvda,w,backendtype=standalone,specification=virtio,grant_usage=$grants\"]"
     guest_device=/dev/vda
 }
 

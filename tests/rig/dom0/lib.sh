@@ -61,6 +61,7 @@ wait_for() {
 # plain words may be left out. Without `root` the domU runs from the initramfs.
 #   root=/dev/vda   what it boots from instead
 #   cmdline=TEXT    added to the kernel's command line
+# With `boot --grants`, devices of disk= and virtio= that do not say otherwise have grant_usage=1.
 domu_config() {
     local name=$1 pair key
     local -A keys=([name]=$name [kernel]=$KERNEL [memory]=384 [vcpus]=1)
@@ -77,6 +78,11 @@ domu_config() {
     fi
     [[ -n ${keys[extra]:-} ]] || keys[extra]="$cmdline ${keys[cmdline]:-}"
     unset 'keys[root]' 'keys[cmdline]'
+    for key in disk virtio; do
+        [[ -n ${RIG_GRANTS:-} && -n ${keys[$key]:-} && ${keys[$key]} != *grant_usage=* ]] || continue
+        keys[$key]=${keys[$key]//specification=virtio/specification=virtio,grant_usage=1}
+        keys[$key]=${keys[$key]//transport=mmio/transport=mmio,grant_usage=1}
+    done
     for key in "${!keys[@]}"; do
         case ${keys[$key]} in
             \[* | \"* | \'*) printf '%s=%s\n' "$key" "${keys[$key]}" ;;
