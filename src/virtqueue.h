@@ -122,7 +122,8 @@ unsigned virtqueue_in_flight(const struct virtqueue *vq);
 size_t chain_read(struct chain *chain, void *to, size_t len);
 size_t chain_write(struct chain *chain, const void *from, size_t len);
 /* Move the cursors without copying; return the bytes skipped. Skipped writable bytes do not count as
- * written: say so in chain_complete. */
+ * written: say so in chain_complete. (Granted memory is written by way of memory of ours: what was
+ * skipped and is reported as written would bring the guest old bytes of another request of its own.) */
 size_t chain_skip_readable(struct chain *chain, size_t len);
 size_t chain_skip_writable(struct chain *chain, size_t len);
 /*
