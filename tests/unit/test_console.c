@@ -260,11 +260,12 @@ static int open_pty(struct test *t, const char *name)
 }
 
 /* What is there to read, at most len; sockets with packets: without their kinds. */
-static size_t drain(struct test *t, int fd, char *to, size_t len, bool packets)
+/* At least so much is waited for: a peer's connection may still be on its way (up to 10 s of idle turns). */
+static size_t drain(struct test *t, int fd, char *to, size_t at_least, size_t len, bool packets)
 {
     size_t got = 0;
 
-    for (int idle = 0; idle < 3 && got < len;) {
+    for (int idle = 0; idle < (got < at_least ? 2000 : 3) && got < len;) {
         char packet[1 + ATTACH_DATA_MAX];
         ssize_t n = read(fd, packet, packets ? sizeof(packet) : MIN(sizeof(packet), len - got));
 
@@ -288,7 +289,7 @@ static size_t drain(struct test *t, int fd, char *to, size_t len, bool packets)
 static void expect_output(struct test *t, int fd, const char *text, bool packets)
 {
     static char got[4096];
-    size_t n = drain(t, fd, got, sizeof(got) - 1, packets);
+    size_t n = drain(t, fd, got, strlen(text), sizeof(got) - 1, packets);
 
     got[n] = '\0';
     assert_string_equal(got, text);
@@ -296,6 +297,13 @@ static void expect_output(struct test *t, int fd, const char *text, bool packets
 
 static uint64_t dropped(struct test *t, unsigned queue) { return stat_get(&t->m->stats->queues[queue].dropped); }
 static uint64_t state_of(struct test *t, unsigned queue) { return stat_get(&t->m->stats->queues[queue].state); }
+
+static void expect_state(struct test *t, unsigned queue, uint64_t state)
+{
+    for (int i = 0; i < 2000 && state_of(t, queue) != state; i++)
+        wait_a_bit(t);
+    assert_int_equal(state_of(t, queue), state);
+}
 
 static const char *const listen_console[] = {"ports=console", "console.backend=listen", NULL};
 static const char *const listen_data[] = {"ports=console data", "data.backend=listen", NULL};
@@ -366,8 +374,7 @@ static void test_pty(void **state)
     expect_input(&t, RX, "\x03\r\n");
     expect_output(&t, fd, "", false);
     close(fd);
-    wait_a_bit(&t);
-    assert_int_equal(state_of(&t, TX), GUEST);
+    expect_state(&t, TX, GUEST);
     print(&t, TX, "between\n");
     fd = open_pty(&t, "console");
     expect_output(&t, fd, "before\nbetween\n", false); /* a console: the last screenful again */
@@ -458,8 +465,7 @@ static void test_attach(void **state)
     wait_a_bit(&t);
     assert_int_equal(driver_take_isr(t.m), 0);
     close(second);
-    wait_a_bit(&t);
-    assert_int_equal(state_of(&t, TX), GUEST | UINT64_C(1) << CONSOLE_ATTACHED_SHIFT);
+    expect_state(&t, TX, GUEST | UINT64_C(1) << CONSOLE_ATTACHED_SHIFT);
     close(fd);
     end(&t);
 }
@@ -512,7 +518,7 @@ static void test_slow_reader(void **state)
     assert_true(ring_in_flight(&t.driver.rings[5]) > 4); /* it waits: neither takes nor drops more */
     /* Another port does not. */
     print(&t, TX, "I am fine");
-    got = drain(&t, fd, (char *)sum, sizeof(sum), false);
+    got = drain(&t, fd, (char *)sum, sizeof(sum), sizeof(sum), false);
     assert_int_equal(got, sizeof(sum));
     assert_memory_equal(sum, data, sizeof(sum));
     while (is_taken(&t, 5))
@@ -539,7 +545,7 @@ static void test_absent_reader(void **state)
     }
     assert_int_equal(dropped(&t, 5), 100 * 65536 - RING_SIZE);
     fd = connect_to(&t, "data", SOCK_STREAM);
-    assert_int_equal(drain(&t, fd, (char *)got, sizeof(got), false), RING_SIZE);
+    assert_int_equal(drain(&t, fd, (char *)got, RING_SIZE, sizeof(got), false), RING_SIZE);
     assert_memory_equal(got + 65536, data, 65536);
     /* Gone and back: what came meanwhile is there. */
     close(fd);
@@ -665,7 +671,7 @@ static void test_connect_and_again(void **state)
     listener = stream_listen(path, SOCK_STREAM, error, sizeof(error));
     assert_true(listener >= 0);
     for (unsigned round = 0; round < 2; round++) {
-        for (unsigned i = 0; i < 300 && (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) < 0; i++) {
+        for (unsigned i = 0; i < 2000 && (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) < 0; i++) {
             event_loop_turn(t.m->loop, 20000000);
             machine_settle(t.m);
         }
@@ -673,8 +679,7 @@ static void test_connect_and_again(void **state)
         print(&t, 5, "x");
         expect_output(&t, fd, round ? "x" : "early x", false);
         close(fd);
-        wait_a_bit(&t);
-        assert_int_equal(state_of(&t, 5), 0);
+        expect_state(&t, 5, 0);
     }
     close(listener);
     unlink(path);
@@ -709,8 +714,7 @@ static void test_serial_line(void **state)
     /* Unplugged: seen, and asked for again after a while. */
     asks = 0;
     close(master);
-    wait_a_bit(&t);
-    assert_int_equal(state_of(&t, 5), CONSOLE_GUEST_OPEN);
+    expect_state(&t, 5, CONSOLE_GUEST_OPEN);
     print(&t, 5, "nobody there");
     for (int64_t until = monotonic_ns() + INT64_C(1300000000); monotonic_ns() < until;) {
         event_loop_turn(t.m->loop, 10000000);
@@ -762,7 +766,7 @@ static void test_io_thread(void **state)
             assert_true(wait < 1000);
             wait_a_bit(&t);
         }
-        assert_int_equal(drain(&t, fd, got, 11, false), 11);
+        assert_int_equal(drain(&t, fd, got, 11, 11, false), 11);
         assert_int_equal(write(fd, "abc", 3), 3);
         post(&t, RX, 64);
         for (unsigned wait = 0; received(&t, RX) != 3; wait++)
@@ -925,7 +929,7 @@ static void test_row_14_reset_with_output_waiting(void **state)
             fake_balloon_in(t.m->fake, t.in.addr, 1);
         driver_restart(&t.driver);
         print(&t, TX, "works");
-        drain(&t, fd, (char *)data, sizeof(data), false);
+        drain(&t, fd, (char *)data, 0, sizeof(data), false);
         print(&t, 5, "this one, too");
         close(fd);
         end(&t);
