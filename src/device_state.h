@@ -108,17 +108,10 @@ struct state_file {
 
 /* ---- words ---- */
 
-#ifdef VIOD_STATE_STORE_HOOK
-/* Test builds: called before each store; a moment at which the process may die. */
-void viod_state_store_hook(void);
-#else
-static inline void viod_state_store_hook(void) {}
-#endif
-
 /* Not before anything that the program did before, not after anything that it does after. */
 static inline void state_store64(uint64_t *at, uint64_t value)
 {
-    viod_state_store_hook();
+    viod_store_hook();
     atomic_signal_fence(memory_order_seq_cst);
     *(volatile uint64_t *)at = value;
     atomic_signal_fence(memory_order_seq_cst);
