@@ -68,9 +68,10 @@ int device_state_load(const struct device_state *state, struct state_transport *
 
 void device_state_clear(struct device_state *state)
 {
-    state_store64(&state->current, 0);
-    state_store64(&state->broken, 0);
-    memset(state->own, 0, sizeof(state->own));
+    if (state_load64(&state->current) != 0)
+        state_store64(&state->current, 0);
+    if (state_load64(&state->broken) != 0)
+        state_store64(&state->broken, 0);
 }
 
 void device_state_set_broken(struct device_state *state, bool broken)

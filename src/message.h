@@ -14,7 +14,7 @@
 
 enum message_type {
     /* supervisor -> worker */
-    MESSAGE_START = 1,     /* text: struct start_settings; fds: the memfd of struct worker_stats */
+    MESSAGE_START = 1,     /* text: struct start_settings; fds: struct worker_stats, struct state_file */
     MESSAGE_EXPECT,        /* slot: a device will come there: hold the guest's accesses */
     MESSAGE_ADD,           /* slot; text: an encoded device_config; fds: its descriptors */
     MESSAGE_REMOVE,        /* slot */
@@ -38,6 +38,8 @@ struct start_settings {
     uint32_t iothreads;
     uint32_t poll_max_us;
     uint32_t expected;      /* slots, as bits: see MESSAGE_EXPECT */
+    uint32_t adopted;       /* slots whose devices go on from what is in the state file */
+    uint32_t sacrificed;    /* of these: not with what was in flight, but with DEVICE_NEEDS_RESET */
     int32_t log_level;
     char name[64];          /* for the log */
     char root[256];         /* an empty folder to live in */

@@ -34,6 +34,9 @@ struct served_device {
     bool is_open;                /* type->close is to be called */
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
+    bool reopen;                 /* its worker has died: the next one needs descriptors */
+    uint64_t in_hand;            /* see supervisor_restart.c */
+    unsigned stuck_deaths;
     char error[CONFIG_ERROR_LEN];
 };
 
@@ -51,6 +54,12 @@ struct guest {
     int64_t kill_at_ns;          /* QUITTING: no longer than this; 0 = not set */
     uint32_t n_vcpus;
     const struct worker_stats *stats;
+    int stats_fd, state_fd;      /* -1: none yet; the same for all its workers */
+    uint32_t adopted, sacrificed; /* slots, for the next worker's start_settings */
+    unsigned restarts;           /* workers that have died */
+    unsigned deaths;             /* of these: soon after one another */
+    int64_t started_ns, died_ns;
+    int64_t restart_at_ns;       /* a successor is to be started then; 0: none */
     struct served_device devices[2 * STATS_DEVICES_MAX]; /* twice: old ones stay to be looked at */
     bool rescan;                 /* nodes were seen that wait for this worker's end */
     char failure[CONFIG_ERROR_LEN]; /* why it cannot be served at all */
@@ -115,6 +124,15 @@ struct served_device *guest_find_device(struct guest *guest, const char *name);
 /* Sends a request to a device; 0 or -errno. */
 int guest_control(struct guest *guest, const struct served_device *device, uint32_t id,
                   const char *request);
+
+/* supervisor_restart.c */
+/* Before the guest's first worker starts. */
+int restart_create_state(struct guest *g);
+/* The worker has died, and its guest lives. True: a successor is started, or will be. */
+bool restart_worker(struct supervisor *s, struct guest *g, const char *why);
+void restart_due(struct supervisor *s, int64_t now);
+/* How long nothing is due; -1: nothing at all. */
+int restart_timeout_ms(const struct supervisor *s, int64_t now);
 
 /* supervisor_control.c */
 int control_open(struct supervisor *s);

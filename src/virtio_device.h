@@ -156,7 +156,8 @@ struct virtio_device {
     struct device_state *state; /* what a successor finds; never NULL */
     void *own;                  /* state_len bytes of it: the type's; zero at first */
     bool own_state;             /* `state` is private memory */
-    bool adopted;               /* it was there before this process */
+    bool adopted;               /* it was there before this process: `own` is not to be touched by
+                                 * create, and `adopt` follows */
     /* The transport's selectors: MMIO thread. */
     uint32_t device_features_sel, driver_features_sel, queue_sel;
     bool features_beyond;       /* the driver accepted bits above 63: none is offered */

@@ -33,6 +33,9 @@ int virtio_state_open(struct virtio_device *dev, struct device_state *state)
         return -ENOMEM;
     dev->state = state;
     dev->own = state->own;
+    dev->adopted = state_load64(&state->current) != 0;
+    if (!dev->adopted)
+        memset(dev->own, 0, dev->ops->state_len);
     return 0;
 }
 
@@ -177,12 +180,10 @@ void virtio_state_adopt(struct virtio_device *dev, bool sacrifice)
     const char *wrong = "it is damaged";
 
     if (ret == 0) {
-        memset(dev->own, 0, dev->ops->state_len);
         device_state_set_broken(dev->state, false);
         virtio_device_save(dev);
         return;
     }
-    dev->adopted = true;
     if (sacrifice)
         device_state_set_broken(dev->state, true);
     if (ret == 1)

@@ -455,10 +455,34 @@ static void blk_queue_stopped(struct virtio_device *dev, struct virtqueue *vq)
 
 /* ---- registers: MMIO thread ---- */
 
-static void set_write_through(struct blk *blk, bool write_through)
+/* In dev->own, for a successor. */
+struct blk_state {
+    uint64_t write_through; /* 0 or 1 */
+};
+
+static void show_write_through(struct blk *blk, bool write_through)
 {
     atomic_store_explicit(&blk->write_through, write_through, memory_order_relaxed);
     blk->dev->config[offsetof(struct virtio_blk_config, wce)] = !write_through;
+}
+
+static void set_write_through(struct blk *blk, bool write_through)
+{
+    struct blk_state *state = blk->dev->own;
+
+    state_store64(&state->write_through, write_through);
+    show_write_through(blk, write_through);
+}
+
+static bool blk_adopt(struct virtio_device *dev, uint64_t features)
+{
+    const struct blk_state *state = dev->own;
+    uint64_t write_through = state_load64(&state->write_through);
+
+    if (write_through > 1)
+        return false;
+    show_write_through(dev->priv, write_through || !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
+    return true;
 }
 
 /* The cache's mode after negotiation: 5.2.5, and for CONFIG_WCE without FLUSH 5.2.5.2. */
@@ -666,7 +690,7 @@ static int blk_create(struct virtio_device *dev, const struct device_config *con
     dev->priv = blk;
     dev->offered = offered_features(blk);
     fill_config(blk);
-    set_write_through(blk, false);
+    show_write_through(blk, false);
     return 0;
 fail:
     pthread_mutex_destroy(&blk->lock);
@@ -692,6 +716,8 @@ const struct virtio_device_ops virtio_blk_ops = {
     .features = blk_features,
     .create = blk_create,
     .negotiated = blk_negotiated,
+    .state_len = sizeof(struct blk_state),
+    .adopt = blk_adopt,
     .queue_started = blk_queue_started,
     .queue_work = blk_queue_work,
     .queue_stopped = blk_queue_stopped,

@@ -189,6 +189,7 @@ int net_set_pairs(struct net *net, unsigned pairs)
         return -EINVAL;
     pthread_mutex_lock(&net->lock);
     net->pairs = pairs;
+    state_store64(&net->state->pairs, pairs);
     ret = apply_pairs(net);
     pthread_mutex_unlock(&net->lock);
     return is_gone(net) ? 0 : ret; /* the next TAP gets it so */
@@ -205,6 +206,7 @@ int net_set_guest_offloads(struct net *net, uint64_t features)
         return -EINVAL;
     pthread_mutex_lock(&net->lock);
     net->offloads = net_guest_offloads(features);
+    state_store64(&net->state->offloads, net->offloads);
     ret = apply_offloads(net);
     pthread_mutex_unlock(&net->lock);
     return is_gone(net) ? 0 : ret;
@@ -215,6 +217,8 @@ static void set_tap(struct net *net, unsigned pairs, unsigned offloads)
     pthread_mutex_lock(&net->lock);
     net->pairs = pairs;
     net->offloads = offloads;
+    state_store64(&net->state->pairs, pairs);
+    state_store64(&net->state->offloads, offloads);
     (void)apply_pairs(net);
     (void)apply_offloads(net);
     pthread_mutex_unlock(&net->lock);
@@ -352,6 +356,7 @@ static int net_device_control(struct virtio_device *dev, const char *request, ch
     if (up != net->link_up)
         log_info("%s: link %s", dev->name, up ? "up" : "down");
     net->link_up = up;
+    state_store64(&net->state->link, up ? LINK_SET_UP : LINK_SET_DOWN);
     update_link(net, true);
     return 0;
 }
@@ -364,6 +369,26 @@ static void net_negotiated(struct virtio_device *dev, uint64_t features)
 
     net_filter_reset(net, features);
     set_tap(net, 1, net_guest_offloads(features)); /* one pair until the driver says more: 5.1.6.5.6 */
+}
+
+static bool net_adopt(struct virtio_device *dev, uint64_t features)
+{
+    struct net *net = dev->priv;
+    uint64_t pairs = state_load64(&net->state->pairs);
+    uint64_t offloads = state_load64(&net->state->offloads);
+    uint64_t link = state_load64(&net->state->link);
+
+    if (pairs == 0 || pairs > net->max_pairs || link > LINK_SET_UP ||
+        (offloads & ~(uint64_t)net_guest_offloads(features)) != 0 ||
+        !net_filter_valid(&net->state->filter))
+        return false;
+    set_tap(net, (unsigned)pairs, (unsigned)offloads);
+    net->changed_mac = atomic_load(&net->state->filter.mac);
+    set_mac(net, net->changed_mac);
+    if (link != LINK_AS_CONFIGURED)
+        net->link_up = link == LINK_SET_UP;
+    update_link(net, false);
+    return true;
 }
 
 static void net_reset(struct virtio_device *dev)
@@ -499,6 +524,7 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
         net->fds[i] = -1;
     pthread_mutex_init(&net->lock, NULL);
     net->dev = dev;
+    net->state = dev->own;
     net->lose.run = run_lose;
     net->changed.run = run_changed;
     net->settled.run = net_control_settled;
@@ -516,8 +542,10 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
             net->fds[i] = -1; /* the caller's still */
         goto fail;
     }
-    /* Taken over: closed by net_destroy. What is left over is closed by the caller, now: a queue that
-     * nobody reads would swallow frames. */
+    /* A queue that nobody reads would swallow frames, and the supervisor keeps a copy of it. */
+    for (size_t i = net->max_pairs; i < config->n_fds && !net->is_passt; i++)
+        (void)net_tap_use_queue(config->fds[i], false);
+    /* Taken over: closed by net_destroy. What is left over is closed by the caller. */
     for (unsigned i = 0; i < net->max_pairs; i++)
         ((struct device_config *)config)->fds[i] = -1;
     if (!net->is_passt)
@@ -525,7 +553,8 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
     dev->priv = net;
     dev->offered = offered_features(net);
     fill_config(net);
-    net_reset(dev);
+    if (!dev->adopted)
+        net_reset(dev);
     return 0;
 fail:
     free_net(net);
@@ -549,6 +578,8 @@ const struct virtio_device_ops virtio_net_ops = {
     .features = net_features,
     .create = net_create,
     .negotiated = net_negotiated,
+    .state_len = sizeof(struct net_state),
+    .adopt = net_adopt,
     .queue_started = net_queue_started,
     .queue_work = net_queue_work,
     .queue_drain = net_queue_drain,

@@ -182,7 +182,10 @@ static bool deliver(struct net_rx *rx, uint32_t len, uint32_t room)
             chain_write(chain, rx->spill + (from - room), at + used - from);
         }
         at += used;
-        chain_complete(chain, used);
+        if (i + 1 < n) /* half a frame would be taken for one with the beginning of the next */
+            chain_complete_part(chain, used);
+        else
+            chain_complete(chain, used);
         stat_add(&rx->stats->requests, 1);
     }
     stat_add(&rx->stats->packets, 1);
@@ -202,7 +205,7 @@ static bool accept_frame(struct net_rx *rx, uint32_t len, uint32_t room)
     memset(start, 0, sizeof(start));
     peek(rx, start, MIN(sizeof(start), len));
     if (!atomic_load_explicit(&rx->net->passing, memory_order_relaxed) ||
-        !net_filter_passes(&rx->net->filter, start + NET_HEADER_LEN, len - NET_HEADER_LEN)) {
+        !net_filter_passes(&rx->net->state->filter, start + NET_HEADER_LEN, len - NET_HEADER_LEN)) {
         drop(rx);
         return true;
     }
