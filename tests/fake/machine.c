@@ -176,7 +176,7 @@ struct machine_picture {
     uint64_t base;     /* of the guest's heap, which is all that the tests use ... */
     size_t len;        /* ... and what of it */
     size_t state_len;
-    uint8_t bytes[];   /* the heap, then the state */
+    _Alignas(64) uint8_t bytes[]; /* the state, then the heap */
 };
 
 void machine_take_picture(struct machine *m)
@@ -185,7 +185,8 @@ void machine_take_picture(struct machine *m)
     size_t len = (size_t)(m->heap[0].next - base);
     size_t state_len = offsetof(struct device_state, queues) +
                        m->dev->n_queues * sizeof(struct state_queue);
-    struct machine_picture *picture = malloc(sizeof(*picture) + len + state_len);
+    struct machine_picture *picture =
+        aligned_alloc(64, (sizeof(*picture) + len + state_len + 63) & ~(size_t)63);
 
     if (picture == NULL || m->picture != NULL)
         fake_die("no memory, or a second picture");
@@ -193,9 +194,15 @@ void machine_take_picture(struct machine *m)
     picture->base = base;
     picture->len = len;
     picture->state_len = state_len;
-    memcpy(picture->bytes, fake_ram(m->fake, base, len), len);
-    memcpy(picture->bytes + len, m->state, state_len);
+    memcpy(picture->bytes, m->state, state_len);
+    memcpy(picture->bytes + state_len, fake_ram(m->fake, base, len), len);
     m->picture = picture;
+}
+
+void *machine_pictured_state(struct machine *m, size_t *len)
+{
+    *len = m->picture->state_len;
+    return m->picture->bytes;
 }
 
 static void end_device(struct machine *m)
@@ -232,8 +239,9 @@ void machine_succeed(struct machine *m, bool sacrifice)
     end_device(m);
     virtio_device_destroy(m->dev);
     guest_memory_drop(m->memory);
-    memcpy(fake_ram(m->fake, picture->base, picture->len), picture->bytes, picture->len);
-    memcpy(m->state, picture->bytes + picture->len, picture->state_len);
+    memcpy(m->state, picture->bytes, picture->state_len);
+    memcpy(fake_ram(m->fake, picture->base, picture->len), picture->bytes + picture->state_len,
+           picture->len);
     fake_succeed(m->fake, picture->fake);
     free(picture->fake);
     free(picture);

@@ -79,6 +79,8 @@ void machine_destroy(struct machine *m);
  */
 void machine_take_picture(struct machine *m);
 void machine_succeed(struct machine *m, bool sacrifice);
+/* What the successor will find, to be damaged before. */
+void *machine_pictured_state(struct machine *m, size_t *len);
 
 /* One turn: requests, then the loop. True if there was work. */
 bool machine_turn(struct machine *m);
