@@ -85,7 +85,8 @@ struct device_state {
     uint64_t current; /* STATE_CURRENT: which copy counts. 0: no device was here */
     uint64_t broken;  /* STATE_BROKEN: DEVICE_NEEDS_RESET. 0: not */
     uint64_t serving; /* not 0: an access to the registers is being served */
-    uint64_t reserved[5];
+    uint64_t config_changed; /* not 0: the driver has not acknowledged that yet */
+    uint64_t reserved[4];
     struct state_copy copies[2];
     _Alignas(64) uint8_t own[DEVICE_STATE_OWN];
     _Alignas(4096) struct state_queue queues[DEVICE_STATE_QUEUES];

@@ -38,6 +38,8 @@ void virtio_device_interrupt(struct virtio_device *dev, uint32_t bit)
 {
     int ret;
 
+    if ((bit & VIRTIO_MMIO_INT_CONFIG) != 0)
+        state_store64(&dev->state->config_changed, 1);
     atomic_fetch_or(&dev->events_since_isr_read, bit);
     if ((atomic_fetch_or(&dev->isr, bit) & bit) != 0)
         return;
@@ -71,6 +73,8 @@ void virtio_device_acknowledge(struct virtio_device *dev, uint32_t bits)
     learn_irq_cost(dev);
     bits &= atomic_fetch_and(&dev->isr, ~bits);
     missed = bits & atomic_fetch_and(&dev->events_since_isr_read, ~bits);
+    if ((bits & VIRTIO_MMIO_INT_CONFIG) != 0)
+        state_store64(&dev->state->config_changed, 0);
     if ((missed & VIRTIO_MMIO_INT_CONFIG) != 0)
         virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
     if ((missed & VIRTIO_MMIO_INT_VRING) != 0)

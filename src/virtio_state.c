@@ -181,6 +181,7 @@ void virtio_state_adopt(struct virtio_device *dev, bool sacrifice)
 
     if (ret == 0) {
         device_state_set_broken(dev->state, false);
+        state_store64(&dev->state->config_changed, 0);
         virtio_device_save(dev);
         return;
     }
@@ -200,9 +201,12 @@ void virtio_state_adopt(struct virtio_device *dev, bool sacrifice)
     }
     virtio_device_save(dev);
     /*
-     * An interrupt may have been lost between publishing and raising it, and which one is not known; the
-     * driver looks, and finds that nothing has changed or that something has.
+     * An interrupt may have been lost between publishing and raising it, and which one is not known: the
+     * driver looks.
      */
-    if ((status_of(dev) & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
-        virtio_device_interrupt(dev, VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG);
+    if ((status_of(dev) & VIRTIO_CONFIG_S_DRIVER_OK) == 0)
+        return;
+    virtio_device_interrupt(dev, VIRTIO_MMIO_INT_VRING);
+    if (state_load64(&dev->state->config_changed) != 0)
+        virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
 }

@@ -458,6 +458,7 @@ static void blk_queue_stopped(struct virtio_device *dev, struct virtqueue *vq)
 /* In dev->own, for a successor. */
 struct blk_state {
     uint64_t write_through; /* 0 or 1 */
+    uint64_t capacity;      /* that the driver was told of last; sectors */
 };
 
 static void show_write_through(struct blk *blk, bool write_through)
@@ -474,14 +475,25 @@ static void set_write_through(struct blk *blk, bool write_through)
     show_write_through(blk, write_through);
 }
 
+static void keep_capacity(struct blk *blk)
+{
+    struct blk_state *state = blk->dev->own;
+
+    state_store64(&state->capacity, atomic_load_explicit(&blk->capacity, memory_order_relaxed));
+}
+
 static bool blk_adopt(struct virtio_device *dev, uint64_t features)
 {
     const struct blk_state *state = dev->own;
+    struct blk *blk = dev->priv;
     uint64_t write_through = state_load64(&state->write_through);
 
     if (write_through > 1)
         return false;
     show_write_through(dev->priv, write_through || !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
+    if (state_load64(&state->capacity) != atomic_load(&blk->capacity))
+        state_store64(&dev->state->config_changed, 1); /* resized meanwhile */
+    keep_capacity(blk);
     return true;
 }
 
@@ -489,6 +501,7 @@ static bool blk_adopt(struct virtio_device *dev, uint64_t features)
 static void blk_negotiated(struct virtio_device *dev, uint64_t features)
 {
     set_write_through(dev->priv, !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
+    keep_capacity(dev->priv);
 }
 
 static void blk_config_write(struct virtio_device *dev, uint32_t offset, const void *data,
@@ -546,6 +559,7 @@ static int blk_control(struct virtio_device *dev, const char *request, char *rep
                  (unsigned long long)now * SECTOR_SIZE);
         return 0;
     }
+    keep_capacity(blk);
     virtio_device_config_changed(dev);
     log_info("%s: resized from %llu to %llu bytes", dev->name,
              (unsigned long long)old * SECTOR_SIZE, (unsigned long long)now * SECTOR_SIZE);

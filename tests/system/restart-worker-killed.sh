@@ -30,7 +30,7 @@ domu_create g2 "virtio=$(blk_devices 1)" || give_up "xl create g2"
 must "a guest comes up" up g1
 must "another comes up" up g2
 pid=$(supervisor) id=$(domu_id g1) other=$(worker g2)
-job_of() { fio_verify "\$(disk $1)" 16 4 --fsync=16 --time_based --runtime=$((KILLS * 2)); }
+job_of() { fio_verify "\$(disk $1)" 16 4 --fsync=16 --time_based --runtime=$((KILLS * 10)); }
 guest_job g1 "$(job_of split) & $(job_of packed) && wait %1"
 g1_job=$job
 must "it reads and writes" wait_for "$LONG" '[[ $(device g1 blk0 requests) -gt 100 && $(device g1 blk1 requests) -gt 100 ]]'
@@ -56,6 +56,20 @@ check "viodctl counts it" same "$(show g1 .restarts)" "$KILLS"
 check "the supervisor is the same process" running "$pid"
 check "so is the other guest's worker" same "$(worker g2)" "$other"
 grep -E 'took over|pause' "$VIOD_LOG" | tail -n 3
+
+# A worker that dies before its guest has run, of a signal that it may not catch.
+domu_config g3 memory=64 "virtio=$(blk_devices 1)" >g3.cfg
+new_image g3 1 >/dev/null
+configure g3 <<END
+[blk0]
+path = $IMAGES/g3
+END
+xl create -p g3.cfg >/dev/null 2>&1
+must "a third, paused" wait_for 60 'served g3 blk0'
+victim=$(worker g3)
+kill -SEGV "$victim"
+check "has another worker, too" wait_for 60 "[[ \$(worker g3) != $victim ]] && served g3 blk0"
+check "and can be destroyed" domu_destroy g3
 check "the guest can be destroyed" domu_destroy g1
 check "and is gone" wait_for "$LONG" domu_gone g1
 finish
