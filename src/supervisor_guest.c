@@ -380,6 +380,7 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
                  d->name, d->backing, d->slot, (unsigned long long)d->node.base, d->node.irq);
         (void)xenstore_set_error(s->xs, &d->node.id, NULL);
         (void)xenstore_set_state(s->xs, &d->node.id, NODE_STATE_INIT_WAIT);
+        restart_added(g);
         return;
     case MESSAGE_ADD_FAILED:
         if (d != NULL && d->state == SERVED_ADDING) {

@@ -131,6 +131,8 @@ int restart_create_state(struct guest *g);
 /* The worker has died, and its guest lives. True: a successor is started, or will be. */
 bool restart_worker(struct supervisor *s, struct guest *g, const char *why);
 void restart_due(struct supervisor *s, int64_t now);
+/* A device of the guest is served: after a restart, perhaps the last one. */
+void restart_added(struct guest *g);
 /* How long nothing is due; -1: nothing at all. */
 int restart_timeout_ms(const struct supervisor *s, int64_t now);
 

@@ -205,6 +205,19 @@ bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
     return true;
 }
 
+void restart_added(struct guest *g)
+{
+    if (g->died_ns == 0)
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        if (g->devices[i].used &&
+            (g->devices[i].state == SERVED_WAITING || g->devices[i].state == SERVED_ADDING))
+            return;
+    log_info("domain %u (%s): worker %d has taken over all devices, %lld ms after the other's end",
+             g->domid, g->name, (int)g->pid, (long long)((monotonic_ns() - g->died_ns) / 1000000));
+    g->died_ns = 0;
+}
+
 void restart_due(struct supervisor *s, int64_t now)
 {
     for (struct guest *g = s->guests; g != NULL; g = g->next)
