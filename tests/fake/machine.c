@@ -176,7 +176,7 @@ struct machine_picture {
     uint64_t base;     /* of the guest's heap, which is all that the tests use ... */
     size_t len;        /* ... and what of it */
     size_t state_len;
-    _Alignas(64) uint8_t bytes[]; /* the state, then the heap */
+    _Alignas(4096) uint8_t bytes[]; /* the state, then the heap */
 };
 
 void machine_take_picture(struct machine *m)
@@ -186,7 +186,7 @@ void machine_take_picture(struct machine *m)
     size_t state_len = offsetof(struct device_state, queues) +
                        m->dev->n_queues * sizeof(struct state_queue);
     struct machine_picture *picture =
-        aligned_alloc(64, (sizeof(*picture) + len + state_len + 63) & ~(size_t)63);
+        aligned_alloc(4096, (sizeof(*picture) + len + state_len + 4095) & ~(size_t)4095);
 
     if (picture == NULL || m->picture != NULL)
         fake_die("no memory, or a second picture");
