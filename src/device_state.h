@@ -114,11 +114,14 @@ static inline void state_store64(uint64_t *at, uint64_t value)
 {
     viod_store_hook();
     atomic_signal_fence(memory_order_seq_cst);
-    *(volatile uint64_t *)at = value;
+    __atomic_store_n(at, value, __ATOMIC_RELAXED);
     atomic_signal_fence(memory_order_seq_cst);
 }
 
-static inline uint64_t state_load64(const uint64_t *at) { return *(const volatile uint64_t *)at; }
+static inline uint64_t state_load64(const uint64_t *at)
+{
+    return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
 
 enum state_salt { SALT_AVAIL = 1, SALT_PUBLISHED, SALT_TAKEN, SALT_DONE, SALT_CURRENT, SALT_BROKEN };
 

@@ -130,7 +130,7 @@ static void each_bit(uint64_t features)
                      (8 * COPY_LEN + 4) / 5);
 }
 
-static void test_split(void **state)
+static void test_row_29_split(void **state)
 {
     (void)state;
     each_bit(0);
@@ -138,7 +138,7 @@ static void test_split(void **state)
     assert_true(flip(0, QUEUE(requests), QUEUE(requests[QUEUE_SIZE]), 3) > 4 * 2 * 64 / 3 - 8);
 }
 
-static void test_packed(void **state)
+static void test_row_29_packed(void **state)
 {
     (void)state;
     each_bit(F_PACKED);
@@ -150,7 +150,7 @@ static void test_packed(void **state)
 }
 
 /* What is random, or all ones, or somebody else's. */
-static void test_rubbish(void **state)
+static void test_row_29_rubbish(void **state)
 {
     uint32_t random = 1;
 
@@ -193,8 +193,10 @@ static void test_sacrificed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_undamaged), cmocka_unit_test(test_split),
-        cmocka_unit_test(test_packed),    cmocka_unit_test(test_rubbish),
+        cmocka_unit_test(test_undamaged),
+        cmocka_unit_test(test_row_29_split),
+        cmocka_unit_test(test_row_29_packed),
+        cmocka_unit_test(test_row_29_rubbish),
         cmocka_unit_test(test_sacrificed),
     };
 
