@@ -396,6 +396,7 @@ void device_config_free(struct device_config *config)
 {
     free_values(config);
     device_config_close_fds(config);
+    device_config_close_kept(config);
 }
 
 const char *config_values_string(const struct config_value *values, size_t n, const char *key)

@@ -80,6 +80,9 @@ struct device_config {
     struct block_info block;   /* for block devices */
     char backing[1024];        /* supervisor: what it is on the host, for people; set by open */
     void *host;                /* supervisor: the type's own, from open to close */
+    /* Supervisor: copies of descriptors that a successor of the worker gets; see device_config_keep. */
+    int kept[DEVICE_FDS_MAX];
+    size_t n_kept;
 };
 
 /*
@@ -102,6 +105,12 @@ struct device_type {
     size_t parts_max;
     /* Supervisor: opens host resources into config->fds. 0 or -errno with a message. */
     int (*open)(struct device_config *config, char *error, size_t error_len);
+    /*
+     * Supervisor: the worker that had them has died: opens config->fds for its successor. 0; -EBUSY: the
+     * dead one still has something in use, to be tried again soon; -errno with a message. NULL: copies
+     * of what was kept will do.
+     */
+    int (*reopen)(struct device_config *config, char *error, size_t error_len);
     /*
      * Supervisor: a worker asks for something more of a device that is open ("tap 0" once it was
      * lost, "connect 1024"). The words may be the guest's: a worker may have been taken over by it.
@@ -167,6 +176,14 @@ void guest_file_warn_unused(const struct guest_file *file, const char *const *us
 /* Closes the descriptors that nobody took over, too. */
 void device_config_free(struct device_config *config);
 void device_config_close_fds(struct device_config *config);
+/*
+ * For types whose host side must not end with a worker (an interface, a listening socket): keeps copies of
+ * these descriptors, in place of earlier ones, for device_config_copy_kept, which puts copies of them
+ * into config->fds. 0 or -errno.
+ */
+int device_config_keep(struct device_config *config, const int *fds, size_t n);
+int device_config_copy_kept(struct device_config *config);
+void device_config_close_kept(struct device_config *config);
 
 /*
  * What a disk= line of xl decides, as the presets for device_config_fill: path, readonly, discard.

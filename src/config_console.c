@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The console's keys and the host side of its ports. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +54,7 @@ static const struct config_key port_keys[] = {
 struct host_port {
     struct stream_setup setup;
     char path[CONFIG_VALUE_MAX + 1];
-    int fds[STREAM_FDS_MAX]; /* opened, and not yet handed over */
+    int fds[STREAM_FDS_MAX]; /* opened, and not yet handed over, or kept: see stays */
     int n_fds;
     bool made;               /* a link or socket is to be removed */
     bool given;              /* to the worker */
@@ -118,6 +119,12 @@ static int open_port(struct host_port *port, char *error, size_t error_len)
         port->made = port->setup.kind == STREAM_PTY || port->setup.kind == STREAM_LISTEN;
     }
     return n;
+}
+
+/* Who has a pty open, or waits for a socket to answer, does not notice that a worker has died. */
+static bool stays(const struct host_port *port)
+{
+    return port->setup.kind == STREAM_PTY || port->setup.kind == STREAM_LISTEN;
 }
 
 static void close_fds(struct host_port *port)
@@ -188,6 +195,7 @@ static int console_type_open(struct device_config *config, char *error, size_t e
         } else {
             config->fds[0] = ret;
             config->n_fds = 1;
+            ret = device_config_keep(config, config->fds, 1);
         }
     }
     if (ret < 0) {
@@ -228,10 +236,33 @@ static int console_type_ask(struct device_config *config, const char *request, i
     if (port->n_fds == 0)
         return -EAGAIN;
     n = port->n_fds;
-    memcpy(fds, port->fds, sizeof(int) * (size_t)n);
-    port->n_fds = 0;
+    for (int i = 0; i < n; i++) {
+        fds[i] = stays(port) ? fcntl(port->fds[i], F_DUPFD_CLOEXEC, 0) : port->fds[i];
+        if (fds[i] < 0) {
+            n = -errno;
+            while (i > 0)
+                close(fds[--i]);
+            return n;
+        }
+    }
+    if (!stays(port))
+        port->n_fds = 0;
     port->given = true;
     return n;
+}
+
+/* The next worker asks for its ports anew. */
+static int console_type_reopen(struct device_config *config, char *error, size_t error_len)
+{
+    struct console_host *host = config->host;
+    int ret = device_config_copy_kept(config);
+
+    for (size_t i = 0; host != NULL && i < host->n_ports; i++)
+        host->ports[i].given = false;
+    if (ret < 0)
+        snprintf(error, error_len, "%s: cannot hand its socket over: %s", config->name,
+                 strerror(-ret));
+    return ret;
 }
 
 const struct device_type console_type = {
@@ -242,6 +273,7 @@ const struct device_type console_type = {
     .part_keys = port_keys,
     .parts_max = PORTS_MAX,
     .open = console_type_open,
+    .reopen = console_type_reopen,
     .ask = console_type_ask,
     .close = console_type_close,
 };

@@ -281,10 +281,27 @@ static int net_open(struct device_config *config, char *error, size_t error_len)
     tap_name(config, text, sizeof(text));
     snprintf(config->backing, sizeof(config->backing), "%s%s%s", text,
              bridge != NULL && bridge[0] ? " on " : "", bridge != NULL ? bridge : "");
-    ret = decide_addresses(config, mtu, error, error_len);
+    ret = device_config_keep(config, config->fds, config->n_fds);
+    if (ret < 0)
+        snprintf(error, error_len, "%s: cannot keep its interface: %s", config->name,
+                 strerror(-ret));
+    else
+        ret = decide_addresses(config, mtu, error, error_len);
     if (ret < 0)
         net_close(config);
     return ret;
+}
+
+/* An interface stays, with its place on the bridge; what passt was told in part is worth nothing. */
+static int net_reopen(struct device_config *config, char *error, size_t error_len)
+{
+    int ret;
+
+    if (!is_passt(config))
+        return device_config_copy_kept(config);
+    ret = net_passt_open(device_config_string(config, "socket"), config->fds, error, error_len);
+    config->n_fds = ret < 0 ? 0 : 3;
+    return ret < 0 ? -EBUSY : 0; /* it may take a moment until passt listens again */
 }
 
 /* "tap QUEUES": the interface, or the connection to passt, is gone; a new one like it. */
@@ -305,6 +322,8 @@ static int net_ask(struct device_config *config, const char *request, int *fds, 
         return ret < 0 ? ret : 3;
     }
     ret = open_tap(config, queues, fds, &mtu, error, error_len);
+    if (ret == 0)
+        (void)device_config_keep(config, fds, queues);
     return ret < 0 ? ret : (int)queues;
 }
 
@@ -313,6 +332,7 @@ const struct device_type net_type = {
     .virtio_id = 1,
     .keys = net_keys,
     .open = net_open,
+    .reopen = net_reopen,
     .ask = net_ask,
     .close = net_close,
 };

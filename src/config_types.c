@@ -96,6 +96,11 @@ static const struct device_type block_type = {
     .virtio_id = 2,
     .keys = block_keys,
     .open = block_type_open,
+    /*
+     * No copy is kept: the lock on the image ends with the last use of the dead worker's descriptor, that
+     * by I/O which the kernel has not finished included. Only then requests may be executed again.
+     */
+    .reopen = block_type_open,
 };
 
 /* Random numbers need no descriptor. */

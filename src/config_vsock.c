@@ -111,7 +111,10 @@ static int vsock_type_open(struct device_config *config, char *error, size_t err
     }
     snprintf(config->backing, sizeof(config->backing), "%s/vsock, CID %s", folder,
              device_config_string(config, "cid"));
-    return 0;
+    ret = device_config_keep(config, config->fds, config->n_fds);
+    if (ret < 0)
+        snprintf(error, error_len, "%s: cannot keep its sockets: %s", config->name, strerror(-ret));
+    return ret;
 }
 
 /* "connect PORT" or "connect-seqpacket PORT". */

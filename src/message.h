@@ -14,7 +14,7 @@
 
 enum message_type {
     /* supervisor -> worker */
-    MESSAGE_START = 1,     /* text: struct start_settings; fds: the memfd of struct worker_stats */
+    MESSAGE_START = 1,     /* text: struct start_settings; fds: struct worker_stats, struct state_file */
     MESSAGE_EXPECT,        /* slot: a device will come there: hold the guest's accesses */
     MESSAGE_YIELD,         /* slot: another domain serves it: let its accesses go there */
     MESSAGE_TAKE,          /* slot: that domain is gone: answer there, as an empty slot */
@@ -43,6 +43,8 @@ struct start_settings {
     uint32_t precedence;    /* our claims go before those of other domains */
     uint32_t claimed;       /* slots, as bits: where this domain answers the guest's accesses */
     uint32_t expected;      /* the same: see MESSAGE_EXPECT */
+    uint32_t adopted;       /* those whose devices go on from what is in the state file */
+    uint32_t sacrificed;    /* of these: not with what was in flight, but with DEVICE_NEEDS_RESET */
     int32_t log_level;
     char name[64];          /* for the log */
     char root[256];         /* an empty folder to live in */

@@ -119,7 +119,7 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
                     (uint32_t)((node.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT), 1);
     device_configure(s, g, d);
     /* Even if the device failed: an access where no IOREQ server listens makes the guest panic. */
-    if (g->pid < 0 && g->failure[0] == '\0') {
+    if (g->pid < 0 && g->failure[0] == '\0' && g->restart_at_ns == 0) {
         ret = guest_start_worker(s, g);
         if (ret < 0) {
             snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
@@ -220,6 +220,7 @@ static int poll_once(struct supervisor *s)
     size_t n = 0, max = 4 + CLIENTS_MAX, first_guest;
     struct pollfd *fds;
     int64_t now;
+    int timeout;
 
     for (struct guest *g = s->guests; g != NULL; g = g->next)
         max++;
@@ -236,7 +237,10 @@ static int poll_once(struct supervisor *s)
     for (struct guest *g = s->guests; g != NULL; g = g->next)
         fds[n++] = (struct pollfd){.fd = g->socket, .events = POLLIN};
     /* Without a deadline there is nothing to wake up for. */
-    if (poll(fds, n, deadlines_pending(s) ? 200 : -1) < 0 && errno != EINTR) {
+    timeout = restart_timeout_ms(s, monotonic_ns());
+    if (deadlines_pending(s) && (timeout < 0 || timeout > 200))
+        timeout = 200;
+    if (poll(fds, n, timeout) < 0 && errno != EINTR) {
         free(fds);
         return -errno;
     }
@@ -259,6 +263,7 @@ static int poll_once(struct supervisor *s)
     free(fds);
     now = monotonic_ns();
     kill_overdue(s, now);
+    restart_due(s, now);
     control_expire(s, now);
     if (removals_run(s, now))
         domain_released(s); /* without devices here, a guest is nobody's any more */

@@ -239,7 +239,8 @@ static void guest_json(struct supervisor *s, FILE *out, const struct guest *g,
     current_name(s, g, name, sizeof(name));
     fprintf(out, "{\"domid\":%u,\"name\":", g->domid);
     json_string(out, name);
-    fprintf(out, ",\"pid\":%d,\"vcpus\":%u,\"failure\":", (int)g->pid, g->n_vcpus);
+    fprintf(out, ",\"pid\":%d,\"vcpus\":%u,\"restarts\":%u,\"failure\":", (int)g->pid, g->n_vcpus,
+            g->restarts);
     json_string(out, g->failure);
     if (g->stats != NULL) {
         struct worker_totals t = threads_of(g->stats);

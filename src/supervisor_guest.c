@@ -152,26 +152,31 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
                                       .precedence = !is_driver_domain(s),
                                       .claimed = guest_claimed_slots(s, g),
                                       .expected = 0,
+                                      .adopted = g->adopted,
+                                      .sacrificed = g->sacrificed,
                                       .log_level = s->config->log_level};
-    int pair[2], stats_fd, ret;
+    int pair[2], ret;
 
     snprintf(settings.name, sizeof(settings.name), "%s", g->name);
     snprintf(settings.root, sizeof(settings.root), "%s" EMPTY_ROOT, s->config->run_dir);
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
         if (g->devices[i].used && g->devices[i].state == SERVED_WAITING)
             settings.expected |= 1u << g->devices[i].slot;
+    ret = restart_create_state(g);
+    if (ret < 0)
+        return ret;
+    if (g->stats_fd < 0)
+        g->stats_fd = make_stats(&g->stats);
+    if (g->stats_fd < 0)
+        return g->stats_fd;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
-    stats_fd = make_stats(&g->stats);
-    if (stats_fd < 0) {
-        ret = stats_fd;
-        goto fail;
-    }
     g->pid = fork();
     if (g->pid < 0) {
         ret = -errno;
-        close(stats_fd);
-        goto fail;
+        close(pair[0]);
+        close(pair[1]);
+        return ret;
     }
     if (g->pid == 0)
         exec_worker(pair[1]);
@@ -182,15 +187,12 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
     message_set(&message, MESSAGE_START, 0, NULL);
     memcpy(message.text, &settings, sizeof(settings));
     message.text_len = sizeof(settings);
-    message.fds[0] = stats_fd;
-    message.n_fds = 1;
-    ret = message_send(g->socket, &message);
-    close(stats_fd);
-    return ret; /* if it failed, the worker ends, and that is seen */
-fail:
-    close(pair[0]);
-    close(pair[1]);
-    return ret;
+    message.fds[0] = g->stats_fd;
+    message.fds[1] = g->state_fd;
+    message.n_fds = 2;
+    g->adopted = g->sacrificed = 0;
+    g->started_ns = monotonic_ns();
+    return message_send(g->socket, &message); /* if it failed, the worker ends, and that is seen */
 }
 
 void guest_quit_worker(struct guest *g)
@@ -304,6 +306,10 @@ void guest_free(struct supervisor *s, struct guest *g)
         close(g->socket);
     if (g->stats != NULL)
         munmap((void *)(uintptr_t)g->stats, sizeof(*g->stats));
+    if (g->stats_fd >= 0)
+        close(g->stats_fd);
+    if (g->state_fd >= 0)
+        close(g->state_fd);
     free(g);
 }
 
@@ -314,7 +320,7 @@ struct guest *guest_new(struct supervisor *s, uint32_t domid)
     if (g == NULL)
         return NULL;
     g->domid = domid;
-    g->socket = -1;
+    g->socket = g->stats_fd = g->state_fd = -1;
     g->pid = -1;
     if (xenstore_domain_name(s->xs, domid, g->name, sizeof(g->name)) < 0)
         snprintf(g->name, sizeof(g->name), "?");
@@ -337,6 +343,11 @@ static void worker_ended(struct supervisor *s, struct guest *g, int status)
     else
         snprintf(why, sizeof(why), "the worker ended with status %d", WEXITSTATUS(status));
     g->pid = -1;
+    if (g->socket >= 0)
+        close(g->socket);
+    g->socket = -1;
+    if (!expected && xenstore_domain_alive(s->xs, domid) && restart_worker(s, g, why))
+        return;
     if (!expected)
         log_error("domain %u (%s): %s", domid, g->name, g->failure[0] != '\0' ? g->failure : why);
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
@@ -352,9 +363,6 @@ static void worker_ended(struct supervisor *s, struct guest *g, int status)
             device_close(s, d);
         }
     }
-    if (g->socket >= 0)
-        close(g->socket);
-    g->socket = -1;
     if (expected || !xenstore_domain_alive(s->xs, domid)) {
         bool rescan = g->rescan;
 
@@ -396,6 +404,7 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
                  d->name, d->backing, d->slot, (unsigned long long)d->node.base, d->node.irq);
         (void)xenstore_set_error(s->xs, &d->node.id, NULL);
         (void)xenstore_set_state(s->xs, &d->node.id, NODE_STATE_INIT_WAIT);
+        restart_added(g);
         return;
     case MESSAGE_ADD_FAILED:
         if (d != NULL && d->state == SERVED_ADDING) {

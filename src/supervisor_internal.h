@@ -35,6 +35,9 @@ struct served_device {
     bool unpublished;            /* WAITING, in a driver domain: for what dom0 says of it */
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
+    bool reopen;                 /* its worker has died: the next one needs descriptors */
+    uint64_t in_hand;            /* see supervisor_restart.c */
+    unsigned stuck_deaths;
     char error[CONFIG_ERROR_LEN];
 };
 
@@ -52,6 +55,12 @@ struct guest {
     int64_t kill_at_ns;          /* QUITTING: no longer than this; 0 = not set */
     uint32_t n_vcpus;
     const struct worker_stats *stats;
+    int stats_fd, state_fd;      /* -1: none yet; the same for all its workers */
+    uint32_t adopted, sacrificed; /* slots, for the next worker's start_settings */
+    unsigned restarts;           /* workers that have died */
+    unsigned deaths;             /* of these: soon after one another */
+    int64_t started_ns, died_ns;
+    int64_t restart_at_ns;       /* a successor is to be started then; 0: none */
     struct served_device devices[2 * STATS_DEVICES_MAX]; /* twice: old ones stay to be looked at */
     bool rescan;                 /* nodes were seen that wait for this worker's end */
     char failure[CONFIG_ERROR_LEN]; /* why it cannot be served at all */
@@ -157,6 +166,17 @@ int wait_begin(struct supervisor *s, struct client *client, const char *domain,
 /* True when they are ready (no error), or will not be. */
 bool wait_is_over(struct supervisor *s, const struct client *client, int64_t now, char *error,
                   size_t error_len);
+
+/* supervisor_restart.c */
+/* Before the guest's first worker starts. */
+int restart_create_state(struct guest *g);
+/* The worker has died, and its guest lives. True: a successor is started, or will be. */
+bool restart_worker(struct supervisor *s, struct guest *g, const char *why);
+void restart_due(struct supervisor *s, int64_t now);
+/* A device of the guest is served: after a restart, perhaps the last one. */
+void restart_added(struct guest *g);
+/* How long nothing is due; -1: nothing at all. */
+int restart_timeout_ms(const struct supervisor *s, int64_t now);
 
 /* supervisor_control.c */
 int control_open(struct supervisor *s);

@@ -71,9 +71,30 @@ static inline uint64_t guest_load64(const void *p)
 {
     return le64toh(VIOD_GUEST_LOAD(uint64_t, p));
 }
-static inline void guest_store16(void *p, uint16_t v) { *(volatile uint16_t *)p = htole16(v); }
-static inline void guest_store32(void *p, uint32_t v) { *(volatile uint32_t *)p = htole32(v); }
-static inline void guest_store64(void *p, uint64_t v) { *(volatile uint64_t *)p = htole64(v); }
+
+/* Test builds: called before each store that others, or a successor of the process, can see: moments
+ * at which the process may die. */
+#ifdef VIOD_STORE_HOOK
+void viod_store_hook(void);
+#else
+static inline void viod_store_hook(void) {}
+#endif
+
+static inline void guest_store16(void *p, uint16_t v)
+{
+    viod_store_hook();
+    *(volatile uint16_t *)p = htole16(v);
+}
+static inline void guest_store32(void *p, uint32_t v)
+{
+    viod_store_hook();
+    *(volatile uint32_t *)p = htole32(v);
+}
+static inline void guest_store64(void *p, uint64_t v)
+{
+    viod_store_hook();
+    *(volatile uint64_t *)p = htole64(v);
+}
 
 /*
  * The barriers of the ring protocol (VIRTIO 1.2, 2.7.13 and 2.8.21). Each use says what it pairs

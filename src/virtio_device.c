@@ -20,7 +20,7 @@
 
 #define BIT64(n) (UINT64_C(1) << (n))
 
-static void publish_status(struct virtio_device *dev)
+void virtio_device_publish_status(struct virtio_device *dev)
 {
     atomic_store_explicit(&dev->stats->status, status_of(dev), memory_order_relaxed);
     atomic_store_explicit(&dev->stats->features, dev->features, memory_order_relaxed);
@@ -38,6 +38,8 @@ void virtio_device_interrupt(struct virtio_device *dev, uint32_t bit)
 {
     int ret;
 
+    if ((bit & VIRTIO_MMIO_INT_CONFIG) != 0)
+        state_store64(&dev->state->config_changed, 1);
     atomic_fetch_or(&dev->events_since_isr_read, bit);
     if ((atomic_fetch_or(&dev->isr, bit) & bit) != 0)
         return;
@@ -71,6 +73,8 @@ void virtio_device_acknowledge(struct virtio_device *dev, uint32_t bits)
     learn_irq_cost(dev);
     bits &= atomic_fetch_and(&dev->isr, ~bits);
     missed = bits & atomic_fetch_and(&dev->events_since_isr_read, ~bits);
+    if ((bits & VIRTIO_MMIO_INT_CONFIG) != 0)
+        state_store64(&dev->state->config_changed, 0);
     if ((missed & VIRTIO_MMIO_INT_CONFIG) != 0)
         virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
     if ((missed & VIRTIO_MMIO_INT_VRING) != 0)
@@ -79,17 +83,24 @@ void virtio_device_acknowledge(struct virtio_device *dev, uint32_t bits)
                 loop_post(dev->queues[i].loop, &dev->queues[i].recheck);
 }
 
-void virtio_device_broken(struct virtio_device *dev, const char *why)
+bool virtio_device_set_needs_reset(struct virtio_device *dev)
 {
     uint8_t old = atomic_fetch_or(&dev->status, VIRTIO_CONFIG_S_NEEDS_RESET);
 
     if ((old & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
-        return;
-    log_guest("%s: needs reset: the driver broke the protocol: %s", dev->name, why);
+        return false;
+    device_state_set_broken(dev->state, true);
     stat_add(&dev->stats->needs_reset, 1);
-    publish_status(dev);
+    virtio_device_publish_status(dev);
     if ((old & VIRTIO_CONFIG_S_DRIVER_OK) != 0) /* 2.1.2 */
         virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
+    return true;
+}
+
+void virtio_device_broken(struct virtio_device *dev, const char *why)
+{
+    if (virtio_device_set_needs_reset(dev))
+        log_guest("%s: needs reset: the driver broke the protocol: %s", dev->name, why);
 }
 
 /* ---- starting and stopping: MMIO thread ---- */
@@ -100,13 +111,30 @@ static void clear_queue_registers(struct virtio_queue *q)
     q->desc = q->driver = q->device = (gpa_t){0};
 }
 
-static void start_queue(struct virtio_queue *q)
+/* All that are ready. */
+static void start_queues(struct virtio_device *dev)
 {
-    q->phase = QUEUE_RUNNING;
-    if (q->dev->pausing)
-        q->start_deferred = true;
-    else
-        loop_post(q->loop, &q->start);
+    bool starting[VIRTIO_QUEUES_MAX] = {false};
+
+    for (unsigned i = 0; i < dev->n_queues; i++) {
+        struct virtio_queue *q = &dev->queues[i];
+
+        if (q->phase != QUEUE_READY)
+            continue;
+        starting[i] = true;
+        q->phase = QUEUE_RUNNING;
+        virtqueue_reset_state(q->vq);
+    }
+    /* A successor must know that they run before they do. */
+    virtio_device_save(dev);
+    for (unsigned i = 0; i < dev->n_queues; i++) {
+        struct virtio_queue *q = &dev->queues[i];
+
+        if (starting[i] && dev->pausing)
+            q->start_deferred = true;
+        else if (starting[i])
+            loop_post(q->loop, &q->start);
+    }
 }
 
 /* True if it is stopped already. */
@@ -148,8 +176,10 @@ static void finish_reset(struct virtio_device *dev)
         dev->queues[i].reset_pending = false;
     }
     dev->resetting = false;
+    device_state_set_broken(dev->state, false);
+    virtio_device_save(dev);
     stat_add(&dev->stats->resets, 1);
-    publish_status(dev);
+    virtio_device_publish_status(dev);
 }
 
 static void run_stopped(struct loop_work *work)
@@ -164,6 +194,7 @@ static void run_stopped(struct loop_work *work)
         q->reset_pending = false;
         clear_queue_registers(q);
     }
+    virtio_device_save(dev);
     if (dev->queue_stop_done != NULL)
         dev->queue_stop_done(dev, virtqueue_index(q->vq));
     if (dev->resetting && dev->stops_pending == 0) {
@@ -207,7 +238,7 @@ bool virtio_queue_enable(struct virtio_device *dev, unsigned index)
     }
     q->phase = QUEUE_READY;
     if ((status & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
-        start_queue(q);
+        start_queues(dev);
     return true;
 }
 
@@ -261,11 +292,9 @@ void virtio_device_set_status(struct virtio_device *dev, uint8_t value)
         ((old | set) & VIRTIO_CONFIG_S_FEATURES_OK) == 0)
         set &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK; /* 3.1.1, steps 5 to 8 */
     atomic_fetch_or(&dev->status, set);
-    publish_status(dev);
+    virtio_device_publish_status(dev);
     if ((set & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
-        for (unsigned i = 0; i < dev->n_queues; i++)
-            if (dev->queues[i].phase == QUEUE_READY)
-                start_queue(&dev->queues[i]);
+        start_queues(dev);
 }
 
 /* ---- pause ---- */
@@ -322,6 +351,7 @@ void virtio_device_set_config(struct virtio_device *dev, const void *config, siz
 void virtio_device_config_changed(struct virtio_device *dev)
 {
     dev->config_generation++;
+    virtio_device_save(dev);
     stat_add(&dev->stats->config_changes, 1);
     if ((status_of(dev) & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
         virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
@@ -374,7 +404,8 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
                                                 .request_size = dev->ops->request_size,
                                                 .owner = dev,
                                                 .grants = dev->grants,
-                                                .error_status = dev->ops->error_status};
+                                                .error_status = dev->ops->error_status,
+                                                .state = &dev->state->queues[i]};
         int ret = virtqueue_create(&config, &q->vq);
 
         if (ret < 0)
@@ -440,6 +471,11 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     dev->ask = env->ask;
     dev->worker = env->worker;
     dev->stats = stats;
+    ret = virtio_state_open(dev, env->state);
+    if (ret < 0) {
+        snprintf(error, error_len, "out of memory");
+        goto fail;
+    }
     ret = ops->create(dev, config, error, error_len);
     if (ret < 0)
         goto fail;
@@ -460,7 +496,8 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     atomic_store_explicit(&stats->device_id, ops->id, memory_order_relaxed);
     atomic_store_explicit(&stats->n_queues, dev->n_queues, memory_order_relaxed);
     atomic_store_explicit(&stats->offered, dev->offered, memory_order_relaxed);
-    publish_status(dev);
+    virtio_state_adopt(dev, env->sacrifice);
+    virtio_device_publish_status(dev);
     if (ops->attach != NULL)
         ops->attach(dev);
     *out = dev;
@@ -469,6 +506,7 @@ fail_device:
     virtio_device_destroy(dev);
     return ret;
 fail:
+    virtio_state_close(dev);
     free(dev);
     return ret;
 }
@@ -488,6 +526,7 @@ void virtio_device_destroy(struct virtio_device *dev)
             virtqueue_destroy(dev->queues[i].vq);
     atomic_store_explicit(&dev->stats->device_id, 0, memory_order_relaxed);
     free(dev->queues);
+    virtio_state_close(dev);
     free(dev);
 }
 

@@ -10,6 +10,7 @@
 #ifndef VIOD_VIRTIO_DEVICE_H
 #define VIOD_VIRTIO_DEVICE_H
 
+#include "device_state.h"
 #include "event_loop.h"
 #include "virtqueue.h"
 
@@ -40,6 +41,7 @@ struct virtio_device_ops {
     /* What a request's last byte, if the device took it alone (chain_take_tail), says when what was
      * written before it cannot reach the guest. */
     uint8_t error_status;
+    size_t state_len;        /* of dev->own: what a successor needs to know, at most DEVICE_STATE_OWN */
 
     /*
      * MMIO thread, once: makes dev->priv; sets dev->offered (device-specific bits), dev->n_queues,
@@ -50,6 +52,13 @@ struct virtio_device_ops {
                   size_t error_len);
     /* MMIO thread. Features are negotiated (FEATURES_OK was accepted). May be NULL. */
     void (*negotiated)(struct virtio_device *dev, uint64_t features);
+    /*
+     * MMIO thread, instead of `negotiated`, before attach and before any queue starts: a device whose
+     * process has died goes on here. Its status, features, registers and queues are as they were, what
+     * is in dev->own was its: not to be believed more than what a guest says. Requests that were in
+     * flight are popped again. False: it cannot go on; it needs a reset. NULL: `negotiated` does it.
+     */
+    bool (*adopt)(struct virtio_device *dev, uint64_t features);
     /* I/O thread of the queue, before its first notification. May be NULL. */
     void (*queue_started)(struct virtio_device *dev, struct virtqueue *vq);
     /*
@@ -118,6 +127,7 @@ struct virtio_queue {
     /* MMIO thread. */
     enum queue_phase phase;
     bool start_deferred; /* becomes RUNNING on the I/O thread when the pause is over */
+    bool adopting;       /* it goes on where another process left it; I/O thread once started */
     bool reset_pending;  /* QueueReset reads 1 */
     uint16_t size;
     gpa_t desc, driver, device;
@@ -130,6 +140,7 @@ struct virtio_queue {
     struct loop_poller poller;
     struct loop_timer recheck_timer;
     bool running, stopping, pausing, is_paused, stalled, held;
+    bool unmapped;           /* adopted, and not looked at yet */
     bool may_hold;           /* interrupts may wait for company: see hold_interrupt */
     bool irq_wanted;
     unsigned completed;      /* since the last interrupt */
@@ -154,6 +165,14 @@ struct virtio_device {
     struct grant_memory *grants; /* NULL: the driver's addresses are guest-physical */
     struct event_loop *mmio_loop;
     struct device_stats *stats; /* shared with the supervisor; never NULL */
+    struct device_state *state; /* what a successor finds; never NULL */
+    void *own;                  /* state_len bytes of it: the type's; zero at first */
+    bool own_state;             /* `state` is private memory */
+    bool adopted;               /* it was there before this process: `own` is not to be touched by
+                                 * create, and `adopt` follows */
+    /* The transport's selectors: MMIO thread. */
+    uint32_t device_features_sel, driver_features_sel, queue_sel;
+    bool features_beyond;       /* the driver accepted bits above 63: none is offered */
 
     uint64_t offered;          /* device-specific + ring + transport bits */
     uint64_t driver_features;  /* as written */
@@ -201,6 +220,12 @@ struct virtio_environment {
     void (*memory_stale)(struct virtio_device *dev);
     int (*ask)(struct virtio_device *dev, uint32_t id, const char *request); /* may be NULL */
     void *worker;
+    /*
+     * Where the device is kept for a successor, or was left by a predecessor: then it goes on from there,
+     * and virtio_device_resume starts its queues. NULL: nowhere.
+     */
+    struct device_state *state;
+    bool sacrifice; /* what a predecessor left kills whoever goes on with it: DEVICE_NEEDS_RESET */
 };
 
 /* MMIO thread. On failure nothing is left and error holds one line for the administrator. */
@@ -252,6 +277,12 @@ void virtio_device_broken(struct virtio_device *dev, const char *why);
  * ops->answered comes later with the same id, unless the device is gone by then. 0 or -errno.
  */
 int virtio_device_ask(struct virtio_device *dev, uint32_t id, const char *request);
+
+/*
+ * MMIO thread: registers have changed, and what that brings about is done or begun. Before the access is
+ * answered: what was answered outlives the process, what was not is done again.
+ */
+void virtio_device_save(struct virtio_device *dev);
 
 /* For transports; MMIO thread. */
 void virtio_device_set_status(struct virtio_device *dev, uint8_t status);

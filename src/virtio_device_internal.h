@@ -25,6 +25,15 @@ static inline uint8_t status_of(struct virtio_device *dev)
 
 /* Any thread: sets a bit of InterruptStatus and raises the interrupt, unless that is pending. */
 void virtio_device_interrupt(struct virtio_device *dev, uint32_t bit);
+/* Any thread: DEVICE_NEEDS_RESET, and the interrupt that says so. False: it was set. */
+bool virtio_device_set_needs_reset(struct virtio_device *dev);
+void virtio_device_publish_status(struct virtio_device *dev);
+
+/* virtio_state.c; MMIO thread: makes dev->state, and goes on from it if there was a device. */
+int virtio_state_open(struct virtio_device *dev, struct device_state *state);
+void virtio_state_adopt(struct virtio_device *dev, bool sacrifice);
+void virtio_state_close(struct virtio_device *dev);
+
 /* What the I/O thread does when it is told. */
 void virtio_queue_init(struct virtio_queue *q);
 

@@ -36,8 +36,6 @@ struct virtio_mmio {
     struct virtio_device *dev;
     void (*finished)(struct virtio_mmio *mmio, void *arg, const struct mmio_request *request);
     void *arg;
-    uint32_t device_features_sel, driver_features_sel, queue_sel;
-    bool features_beyond; /* the driver accepted bits above 63: none is offered */
     struct waiting waiting[WAITING_MAX];
     unsigned n_waiting;
     struct loop_timer bound;
@@ -54,7 +52,7 @@ struct mmio_register {
 
 static struct virtio_queue *selected(struct virtio_mmio *mmio)
 {
-    return mmio->queue_sel < mmio->dev->n_queues ? &mmio->dev->queues[mmio->queue_sel] : NULL;
+    return mmio->dev->queue_sel < mmio->dev->n_queues ? &mmio->dev->queues[mmio->dev->queue_sel] : NULL;
 }
 
 /* A queue whose registers may be written: selected, and not enabled (4.2.2.2). */
@@ -95,27 +93,27 @@ static uint32_t read_vendor(struct virtio_mmio *mmio)
 
 static uint32_t read_device_features(struct virtio_mmio *mmio)
 {
-    if (mmio->device_features_sel > 1)
+    if (mmio->dev->device_features_sel > 1)
         return 0;
-    return (uint32_t)(mmio->dev->offered >> (32 * mmio->device_features_sel));
+    return (uint32_t)(mmio->dev->offered >> (32 * mmio->dev->device_features_sel));
 }
 
 static enum outcome write_device_features_sel(struct virtio_mmio *mmio, uint32_t value)
 {
-    mmio->device_features_sel = value;
+    mmio->dev->device_features_sel = value;
     return DONE;
 }
 
 static enum outcome write_driver_features(struct virtio_mmio *mmio, uint32_t value)
 {
     struct virtio_device *dev = mmio->dev;
-    unsigned shift = 32 * (mmio->driver_features_sel & 1);
+    unsigned shift = 32 * (mmio->dev->driver_features_sel & 1);
 
     /* 3.1.1: after FEATURES_OK the set is fixed, until a reset. */
     if ((status_of(mmio) & VIRTIO_CONFIG_S_FEATURES_OK) != 0)
         return DONE;
-    if (mmio->driver_features_sel > 1) {
-        mmio->features_beyond |= value != 0;
+    if (mmio->dev->driver_features_sel > 1) {
+        mmio->dev->features_beyond |= value != 0;
         return DONE;
     }
     dev->driver_features &= ~((uint64_t)UINT32_MAX << shift);
@@ -125,13 +123,13 @@ static enum outcome write_driver_features(struct virtio_mmio *mmio, uint32_t val
 
 static enum outcome write_driver_features_sel(struct virtio_mmio *mmio, uint32_t value)
 {
-    mmio->driver_features_sel = value;
+    mmio->dev->driver_features_sel = value;
     return DONE;
 }
 
 static enum outcome write_queue_sel(struct virtio_mmio *mmio, uint32_t value)
 {
-    mmio->queue_sel = value;
+    mmio->dev->queue_sel = value;
     return DONE;
 }
 
@@ -163,8 +161,8 @@ static enum outcome write_queue_ready(struct virtio_mmio *mmio, uint32_t value)
     if (selected(mmio) == NULL)
         return DONE;
     if (value == 1)
-        virtio_queue_enable(mmio->dev, mmio->queue_sel);
-    else if (value == 0 && !virtio_queue_disable(mmio->dev, mmio->queue_sel))
+        virtio_queue_enable(mmio->dev, mmio->dev->queue_sel);
+    else if (value == 0 && !virtio_queue_disable(mmio->dev, mmio->dev->queue_sel))
         return WAIT_QUEUE;
     return DONE;
 }
@@ -198,10 +196,10 @@ static uint32_t read_status(struct virtio_mmio *mmio)
 
 static void clear_selectors(struct virtio_mmio *mmio)
 {
-    mmio->device_features_sel = 0;
-    mmio->driver_features_sel = 0;
-    mmio->queue_sel = 0;
-    mmio->features_beyond = false;
+    mmio->dev->device_features_sel = 0;
+    mmio->dev->driver_features_sel = 0;
+    mmio->dev->queue_sel = 0;
+    mmio->dev->features_beyond = false;
 }
 
 static enum outcome write_status(struct virtio_mmio *mmio, uint32_t value)
@@ -212,7 +210,7 @@ static enum outcome write_status(struct virtio_mmio *mmio, uint32_t value)
         clear_selectors(mmio);
         return DONE;
     }
-    if (mmio->features_beyond)
+    if (mmio->dev->features_beyond)
         value &= ~(uint32_t)VIRTIO_CONFIG_S_FEATURES_OK;
     virtio_device_set_status(mmio->dev, (uint8_t)value);
     return DONE;
@@ -272,7 +270,7 @@ static enum outcome write_queue_reset(struct virtio_mmio *mmio, uint32_t value)
         return DONE;
     /* The driver reads this register back until it is 0, so the write is answered at once. */
     q->reset_pending = true;
-    if (virtio_queue_disable(mmio->dev, mmio->queue_sel)) {
+    if (virtio_queue_disable(mmio->dev, mmio->dev->queue_sel)) {
         q->reset_pending = false;
         q->size = mmio->dev->queue_size;
         q->desc = q->driver = q->device = (gpa_t){0};
@@ -448,10 +446,12 @@ bool virtio_mmio_access(struct virtio_mmio *mmio, uint32_t offset, struct mmio_r
     if (write) {
         if (reg != NULL && reg->write != NULL)
             outcome = reg->write(mmio, (uint32_t)request->data);
+        if (offset != VIRTIO_MMIO_QUEUE_NOTIFY && offset != VIRTIO_MMIO_INTERRUPT_ACK)
+            virtio_device_save(mmio->dev);
     } else {
         request->data = reg != NULL && reg->read != NULL ? reg->read(mmio) : 0;
     }
     if (outcome == DONE)
         return true;
-    return !wait_for(mmio, outcome == WAIT_RESET ? ALL_QUEUES : mmio->queue_sel, request);
+    return !wait_for(mmio, outcome == WAIT_RESET ? ALL_QUEUES : mmio->dev->queue_sel, request);
 }

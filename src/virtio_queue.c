@@ -4,6 +4,7 @@
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
 
+#include "log.h"
 #include "stats.h"
 #include "virtio_device_internal.h"
 
@@ -247,6 +248,20 @@ static bool may_look(const struct virtio_queue *q)
     return is_active(q) && !q->held;
 }
 
+/* What its predecessor had completed is published, even if nothing is to be popped. */
+static void map_adopted(struct virtio_queue *q)
+{
+    int ret = virtqueue_map(q->vq);
+
+    q->unmapped = ret == -EAGAIN;
+    if (ret == -EAGAIN) {
+        q->stalled = true;
+        q->dev->memory_stale(q->dev);
+    } else if (ret < 0) {
+        virtio_device_broken(q->dev, virtqueue_error(q->vq));
+    }
+}
+
 static bool queue_poll(struct loop_poller *poller)
 {
     struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
@@ -256,10 +271,14 @@ static bool queue_poll(struct loop_poller *poller)
 
     if (q->stopping || q->pausing)
         return drain(q);
+    if (q->unmapped && is_active(q))
+        map_adopted(q);
     progress = flush(q);
     /* Broken: a pop of the device's own found it (virtio_queue_active); it is reported here. */
     if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
+        virtqueue_set_serving(q->vq, true);
         n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
+        virtqueue_set_serving(q->vq, false);
         if (n > 0) {
             taken = n;
             note_arrival(q);
@@ -307,9 +326,16 @@ static void run_start(struct loop_work *work)
 {
     struct virtio_queue *q = container_of(work, struct virtio_queue, start);
 
+    int ret = q->adopting ? virtqueue_adopt(q->vq, &q->setup) : -ENOENT;
+
+    if (ret == -EBADMSG && virtio_device_set_needs_reset(q->dev))
+        log_error("%s: needs reset: what was kept of its queue %u is damaged", q->dev->name,
+                  virtqueue_index(q->vq));
     /* Checked when QueueReady was written: cannot fail. */
-    if (virtqueue_start(q->vq, &q->setup) < 0)
+    if (ret < 0 && virtqueue_start(q->vq, &q->setup) < 0)
         virtio_device_broken(q->dev, "queue set-up changed under us");
+    q->unmapped = q->adopting;
+    q->adopting = false;
     q->running = true;
     q->stalled = false;
     q->held = false;

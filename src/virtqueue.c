@@ -20,11 +20,16 @@ static struct iovec *inline_iov(const struct virtqueue *vq, uint16_t slot)
                                     INLINE_IOV * sizeof(struct iovec));
 }
 
-static void *map_lazily(size_t bytes)
+void *virtqueue_map_lazily(size_t bytes)
 {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     return p == MAP_FAILED ? NULL : p;
+}
+
+void virtqueue_unmap(void *p, size_t bytes)
+{
+    munmap(p, bytes);
 }
 
 int virtqueue_create(const struct virtqueue_config *config, struct virtqueue **out)
@@ -41,13 +46,14 @@ int virtqueue_create(const struct virtqueue_config *config, struct virtqueue **o
     vq->slot_stride = ((config->request_size + 15) & ~(size_t)15) +
                       (1 + INLINE_IOV) * sizeof(struct iovec);
     vq->slots_bytes = vq->slot_stride * config->size_max;
-    vq->slots = map_lazily(vq->slots_bytes);
+    vq->slots = virtqueue_map_lazily(vq->slots_bytes);
     vq->n_blocks = MIN(IOV_BLOCKS_MAX, (unsigned)config->size_max);
     vq->blocks_bytes = (size_t)vq->n_blocks * (1 + config->size_max) * sizeof(struct iovec);
-    vq->blocks = map_lazily(vq->blocks_bytes);
+    vq->blocks = virtqueue_map_lazily(vq->blocks_bytes);
     vq->free_slots = calloc(config->size_max, sizeof(*vq->free_slots));
     vq->order = calloc(config->size_max, sizeof(*vq->order));
-    if (vq->slots == NULL || vq->blocks == NULL || vq->free_slots == NULL || vq->order == NULL) {
+    if (virtqueue_state_create(vq) < 0 || vq->slots == NULL || vq->blocks == NULL ||
+        vq->free_slots == NULL || vq->order == NULL) {
         virtqueue_destroy(vq);
         return -ENOMEM;
     }
@@ -77,6 +83,7 @@ void virtqueue_destroy(struct virtqueue *vq)
         munmap(vq->slots, vq->slots_bytes);
     if (vq->blocks != NULL)
         munmap(vq->blocks, vq->blocks_bytes);
+    virtqueue_state_destroy(vq);
     free(vq->free_slots);
     free(vq->order);
     free(vq);
@@ -102,7 +109,7 @@ int virtqueue_check(const struct virtqueue *vq, const struct virtqueue_setup *se
     return 0;
 }
 
-int virtqueue_start(struct virtqueue *vq, const struct virtqueue_setup *setup)
+static int prepare(struct virtqueue *vq, const struct virtqueue_setup *setup)
 {
     int ret = virtqueue_check(vq, setup);
 
@@ -113,12 +120,10 @@ int virtqueue_start(struct virtqueue *vq, const struct virtqueue_setup *setup)
     vq->event_idx = (setup->features >> VIRTIO_RING_F_EVENT_IDX & 1) != 0;
     vq->indirect = (setup->features >> VIRTIO_RING_F_INDIRECT_DESC & 1) != 0;
     vq->in_order = (setup->features >> VIRTIO_F_IN_ORDER & 1) != 0;
-    vq->started = true;
     vq->broken = false;
     vq->starved = false;
     vq->mapped = false;
     vq->error = "";
-    vq->generation++;
     vq->last_avail = 0;
     vq->used_index = 0;
     vq->published = 0;
@@ -127,6 +132,31 @@ int virtqueue_start(struct virtqueue *vq, const struct virtqueue_setup *setup)
     vq->order_count = 0;
     memset(vq->busy, 0, sizeof(vq->busy));
     vq->ring->start(vq);
+    return 0;
+}
+
+int virtqueue_start(struct virtqueue *vq, const struct virtqueue_setup *setup)
+{
+    int ret = prepare(vq, setup);
+
+    if (ret < 0)
+        return ret;
+    vq->generation++;
+    vq->started = true;
+    virtqueue_state_start(vq);
+    return 0;
+}
+
+int virtqueue_adopt(struct virtqueue *vq, const struct virtqueue_setup *setup)
+{
+    int ret = prepare(vq, setup);
+
+    if (ret == 0)
+        ret = virtqueue_state_adopt(vq);
+    if (ret < 0)
+        return ret;
+    vq->generation++;
+    vq->started = true;
     return 0;
 }
 
@@ -226,6 +256,8 @@ static int map_areas(struct virtqueue *vq)
         *areas[i].host = host;
     }
     vq->mapped = true;
+    if (vq->n_again + vq->n_undone > 0)
+        virtqueue_state_adopt_ring(vq);
     return 0;
 }
 
@@ -235,6 +267,11 @@ static int ready(struct virtqueue *vq)
     if (!vq->started || vq->broken)
         return -EPROTO;
     return vq->mapped ? 0 : map_areas(vq);
+}
+
+int virtqueue_map(struct virtqueue *vq)
+{
+    return ready(vq);
 }
 
 static int grow_into_block(struct virtqueue *vq, struct chain *chain)
@@ -330,10 +367,16 @@ int virtqueue_take(struct virtqueue *vq, struct chain **out)
 {
     struct chain *chain;
     uint16_t slot;
-    int ret = vq->ring->peek(vq);
+    int ret;
 
-    if (ret <= 0)
-        return ret;
+    vq->replaying = vq->next_replay < vq->n_replay;
+    if (vq->replaying) {
+        vq->head = vq->replay[vq->next_replay].id;
+    } else {
+        ret = vq->ring->peek(vq);
+        if (ret <= 0)
+            return ret;
+    }
     if (vq->n_free_slots == 0) {
         vq->starved = true; /* slots of a past generation are still out */
         return 0;
@@ -364,7 +407,13 @@ int virtqueue_take(struct virtqueue *vq, struct chain **out)
         return virtqueue_violation(vq, "end of a chain is not in the guest's RAM");
     }
     chain->write_index = chain->n_readable;
-    vq->ring->take(vq, chain);
+    if (vq->replaying) {
+        chain->replayed = true;
+        vq->next_replay++;
+    } else {
+        vq->ring->take(vq, chain);
+        virtqueue_state_taken(vq, chain);
+    }
     vq->n_free_slots--;
     vq->starved = false;
     vq->busy[chain->id / 64] |= UINT64_C(1) << (chain->id % 64);
@@ -565,9 +614,9 @@ static void free_slot(struct virtqueue *vq, struct chain *chain)
 
 static void put_used(struct virtqueue *vq, struct chain *chain)
 {
+    virtqueue_state_done(vq, chain);
     vq->ring->put_used(vq, chain);
     vq->unpublished++;
-    vq->busy[chain->id / 64] &= ~(UINT64_C(1) << (chain->id % 64));
     free_slot(vq, chain);
 }
 
@@ -623,10 +672,20 @@ void chain_complete(struct chain *chain, uint32_t written)
         virtqueue_use(vq, chain);
 }
 
+void chain_complete_part(struct chain *chain, uint32_t written)
+{
+    chain->part = true;
+    chain_complete(chain, written);
+}
+
 void virtqueue_untake(struct virtqueue *vq, struct chain *chain)
 {
-    vq->ring->put_back(vq, chain);
-    vq->busy[chain->id / 64] &= ~(UINT64_C(1) << (chain->id % 64));
+    if (chain->replayed) {
+        vq->next_replay--;
+    } else {
+        vq->ring->put_back(vq, chain);
+        virtqueue_state_put_back(vq, chain);
+    }
     if (vq->in_order)
         vq->order_count--;
     virtqueue_free_chain(vq, chain);
@@ -657,6 +716,7 @@ bool virtqueue_flush(struct virtqueue *vq)
     /* The mapping may have been dropped since the entries were written, and they with it: no. Pause
      * flushes before it lets go (virtio_device.c). */
     wanted = vq->ring->publish(vq);
+    virtqueue_state_published(vq);
     vq->unpublished = 0;
     count(&vq->stats.flushes);
     if (wanted)
@@ -685,7 +745,8 @@ bool virtqueue_has_work(struct virtqueue *vq)
     if (!vq->started || vq->broken || vq->starved)
         return false;
     /* A ring that is not mapped yet: let pop look, it can report what is wrong. */
-    return !vq->mapped || (vq->grants != NULL && grants_waiting(vq)) || vq->ring->peek(vq) != 0;
+    return !vq->mapped || (vq->grants != NULL && grants_waiting(vq)) ||
+           vq->next_replay < vq->n_replay || vq->ring->peek(vq) != 0;
 }
 
 bool virtqueue_starved(const struct virtqueue *vq)

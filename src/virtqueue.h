@@ -26,6 +26,7 @@
 #define VIRTQUEUE_SIZE_MAX 1024u
 
 struct virtqueue;
+struct state_queue;
 
 /* What the driver wrote into the queue registers, latched when QueueReady became 1. */
 struct virtqueue_setup {
@@ -56,6 +57,8 @@ struct chain {
     bool pinnable;
     /* The rest is the virtqueue's. */
     bool done;
+    bool part;               /* see chain_complete_part */
+    bool replayed;           /* popped a second time, after virtqueue_adopt */
     uint16_t id;             /* descriptor index (split) or buffer ID (packed) */
     uint16_t descriptors;    /* ring slots the chain took (packed) */
     uint16_t slot, iov_block;
@@ -83,6 +86,7 @@ struct virtqueue_config {
     uint32_t copy_max;
     /* Taken for a tail of one byte if what was written before it did not reach the guest. */
     uint8_t error_status;
+    struct state_queue *state; /* where it is kept for a successor; NULL: nowhere */
 };
 
 /* Allocates the request slots (touched only when used). -ENOMEM, -EINVAL. Any thread. */
@@ -95,12 +99,25 @@ void virtqueue_destroy(struct virtqueue *vq);
  */
 int virtqueue_check(const struct virtqueue *vq, const struct virtqueue_setup *setup);
 int virtqueue_start(struct virtqueue *vq, const struct virtqueue_setup *setup);
+/* Any thread, before virtqueue_adopt or _start: what is kept is that of a queue without requests. */
+void virtqueue_reset_state(struct virtqueue *vq);
+/*
+ * Instead of virtqueue_start: goes on where a process that has died left config.state. What was
+ * completed is published (again); what was in flight is popped first, in the order in which it was
+ * taken before. -EINVAL as above; -EBADMSG: the state is damaged, and the queue is not started.
+ */
+int virtqueue_adopt(struct virtqueue *vq, const struct virtqueue_setup *setup);
 /*
  * Forgets the ring: chains still out belong to the old generation, and completing them touches no
  * ring. Whether their buffers are still in use is the caller's business: see virtqueue_in_flight.
  */
 void virtqueue_stop(struct virtqueue *vq);
+/* Maps the ring before the first pop does: 0, -EAGAIN, -EPROTO, as there. What virtqueue_adopt found
+ * completed is in the ring then, to be flushed. */
+int virtqueue_map(struct virtqueue *vq);
 bool virtqueue_started(const struct virtqueue *vq);
+/* Kept for a successor: the device's code has the queue in hand. */
+void virtqueue_set_serving(struct virtqueue *vq, bool serving);
 /* True after -EPROTO, until stop. */
 bool virtqueue_broken(const struct virtqueue *vq);
 
@@ -158,6 +175,12 @@ int chain_take_tail(struct chain *chain, size_t len, struct iovec *iov, int max)
  * to the ring if the queue was stopped meanwhile. The chain is not the device's any more.
  */
 void chain_complete(struct chain *chain, uint32_t written);
+/*
+ * As chain_complete, for a chain that means something only together with the next one completed. A
+ * process that dies in between has completed neither. Only where virtqueue_flush is not called in
+ * between.
+ */
+void chain_complete_part(struct chain *chain, uint32_t written);
 /*
  * Instead of chain_complete, for the chain that was popped last of those that are out: as if it had not
  * been, so that the next pop takes it again. Only where all chains are completed in the order in which

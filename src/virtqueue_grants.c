@@ -489,11 +489,13 @@ static int fetch(struct virtqueue *vq)
     unsigned looked, tables;
     struct chain *chain;
     bool shares = true;
-    int ret = vq->ring->peek(vq);
+    bool replays = vq->next_replay < vq->n_replay;
+    int ret = replays ? 1 : vq->ring->peek(vq);
 
     if (ret <= 0)
         return ret;
-    looked = fetch_tables(vq);
+    /* What a dead process left in flight is not where the ring is looked at next. */
+    looked = replays ? 0 : fetch_tables(vq);
     tables = g->n_tables;
     /* Chains that cost no call are taken one by one: a device may want no more for a long time. */
     while (shares && g->n_taken < (tables > 0 ? looked : GRANTS_BATCH)) {

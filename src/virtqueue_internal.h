@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
+#include "device_state.h"
 #include "virtqueue.h"
 #include "virtqueue_grants.h"
 
@@ -33,6 +34,17 @@ struct ring_ops {
     void (*format)(uint16_t size, bool event_idx, struct ring_format *format);
     bool (*size_ok)(uint32_t size);
     void (*start)(struct virtqueue *vq);
+    /* From the words in the state, which are sealed; then start. False: they cannot be. */
+    bool (*adopt)(struct virtqueue *vq, uint64_t avail, uint64_t published);
+    /* Of the state's words: the next avail and used positions. */
+    uint16_t (*avail_position)(const struct virtqueue *vq);
+    uint16_t (*used_position)(const struct virtqueue *vq);
+    /* Has the dead process published what it had completed? (A ring where that does not matter: no.) */
+    bool (*was_published)(const struct virtqueue *vq);
+    /* Moves on, over a used entry that is there. */
+    void (*skip_used)(struct virtqueue *vq, uint16_t descriptors);
+    /* The dead process has written a used entry of so many descriptors, which is not to be. */
+    void (*unput_used)(struct virtqueue *vq, uint16_t descriptors);
     /* 1 and *head (a private copy of what identifies the chain), 0, -EPROTO. */
     int (*peek)(struct virtqueue *vq);
     /* Copies the chain's descriptors into vq->walk; 0 or -EPROTO, -EAGAIN. */
@@ -92,6 +104,19 @@ struct virtqueue {
     struct iovec *blocks;
     size_t blocks_bytes;
     uint64_t busy[VIRTQUEUE_SIZE_MAX / 64]; /* ids in flight */
+    /* What is kept: config.state, or private memory. */
+    struct state_queue *state;
+    uint32_t taken, given;              /* requests, since the queue started */
+    uint16_t *batch;                    /* ids given back and not published: `unpublished` of them */
+    /* Packed: entries of state->descriptors that are free; the chain being walked has taken the last
+     * `copied` of them. */
+    uint16_t *free_copies;
+    unsigned n_free_copies, copied;
+    uint64_t copies_hash;
+    /* Adopted: ids to be popped again, in order; and how many were completed, and are put again. */
+    struct replay *replay;
+    unsigned n_replay, next_replay, n_again, n_undone, undo_descriptors;
+    bool replaying;                     /* the chain being walked is one of these */
     /* In-order queues: slots in the order of pop. */
     uint16_t *order;
     uint16_t order_head;
@@ -99,6 +124,62 @@ struct virtqueue {
     struct virtqueue_stats stats;
     struct grants *grants;              /* NULL: guest-physical addresses */
 };
+
+/* A request that a dead process left, in the order in which it was taken or completed. */
+struct replay {
+    uint32_t order;
+    uint16_t id;
+};
+
+/* virtqueue.c: memory that costs nothing until it is touched. NULL: there is none. */
+void *virtqueue_map_lazily(size_t bytes);
+void virtqueue_unmap(void *p, size_t bytes);
+
+/* virtqueue_state.c */
+int virtqueue_state_create(struct virtqueue *vq);
+void virtqueue_state_destroy(struct virtqueue *vq);
+void virtqueue_state_start(struct virtqueue *vq);
+/* Reads and checks all of it. 0 or -EBADMSG. */
+int virtqueue_state_adopt(struct virtqueue *vq);
+/* The same, as far as the ring itself has to be looked at: when it is mapped for the first time. */
+void virtqueue_state_adopt_ring(struct virtqueue *vq);
+/* Packed: remembers a descriptor of the chain being walked. */
+void virtqueue_state_copy(struct virtqueue *vq, const struct descriptor *d);
+/* Packed: the descriptors of the chain `id` that were remembered. */
+const struct state_descriptor *virtqueue_state_copies(const struct virtqueue *vq, uint16_t id);
+void virtqueue_state_put_back(struct virtqueue *vq, const struct chain *chain);
+void virtqueue_state_published(struct virtqueue *vq);
+
+/* The ring has moved on by this chain. */
+static inline void virtqueue_state_position(struct virtqueue *vq)
+{
+    state_store64(&vq->state->avail,
+                  state_position(vq->taken, vq->ring->avail_position(vq), SALT_AVAIL));
+}
+
+/* Popped: known before it counts, and it counts with the position. */
+static inline void virtqueue_state_taken(struct virtqueue *vq, const struct chain *chain)
+{
+    struct state_request *request = &vq->state->requests[chain->id];
+    uint64_t copies = 0;
+
+    state_store64(&request->done, 0);
+    if (vq->copied > 0) {
+        copies = state_sealed(vq->free_copies[vq->n_free_copies - 1], vq->copies_hash, SALT_TAKEN);
+        state_store64(&request->copies, copies);
+        vq->n_free_copies -= vq->copied;
+    }
+    state_store64(&request->taken, state_taken(++vq->taken, chain->descriptors, chain->id, copies));
+    virtqueue_state_position(vq);
+}
+
+/* Before a used entry is written. */
+static inline void virtqueue_state_done(struct virtqueue *vq, const struct chain *chain)
+{
+    vq->batch[vq->unpublished] = chain->id;
+    state_store64(&vq->state->requests[chain->id].done,
+                  state_done(chain->written, ++vq->given, chain->part, chain->id));
+}
 
 int virtqueue_violation(struct virtqueue *vq, const char *what);
 

@@ -40,6 +40,21 @@ static void packed_start(struct virtqueue *vq)
     vq->ring_descriptors = 0;
 }
 
+static uint16_t packed_position(uint16_t at, bool wrap)
+{
+    return (uint16_t)(at | (wrap ? EVENT_WRAP : 0));
+}
+
+static uint16_t packed_avail_position(const struct virtqueue *vq)
+{
+    return packed_position(vq->last_avail, vq->avail_wrap);
+}
+
+static uint16_t packed_used_position(const struct virtqueue *vq)
+{
+    return packed_position(vq->used_index, vq->used_wrap);
+}
+
 static uint8_t *entry(const struct virtqueue *vq, uint16_t position)
 {
     return vq->desc + 16 * (size_t)position;
@@ -87,24 +102,49 @@ static int walk_table(struct virtqueue *vq, struct chain *chain, const struct de
     return ret;
 }
 
+static int add_descriptor(struct virtqueue *vq, struct chain *chain, const struct descriptor *d)
+{
+    if ((d->flags & VRING_DESC_F_INDIRECT) == 0)
+        return virtqueue_add_element(vq, chain, d);
+    if ((d->flags & VRING_DESC_F_NEXT) != 0)
+        return virtqueue_violation(vq, "indirect descriptor has a next one");
+    return walk_table(vq, chain, d);
+}
+
+/* A chain that was in flight when a process died: virtqueue_state.c has checked its copies. */
+static int walk_copies(struct virtqueue *vq, struct chain *chain)
+{
+    const struct state_descriptor *copy = virtqueue_state_copies(vq, vq->head);
+
+    chain->id = vq->head;
+    chain->descriptors = (uint16_t)(vq->state->requests[vq->head].taken >> 32);
+    for (uint16_t i = 0; i < chain->descriptors; i++) {
+        const struct descriptor d = {.addr = copy->addr, .len = copy->len, .flags = copy->flags};
+        int ret = add_descriptor(vq, chain, &d);
+
+        if (ret < 0)
+            return ret;
+        copy = &vq->state->descriptors[copy->next % DEVICE_STATE_QUEUE_SIZE];
+    }
+    return 0;
+}
+
 static int packed_walk(struct virtqueue *vq, struct chain *chain)
 {
     uint16_t position = vq->last_avail, flags = vq->head_flags, count = 0;
     struct descriptor d;
     int ret;
 
+    if (vq->replaying)
+        return walk_copies(vq, chain);
+    vq->copied = 0;
     for (;;) {
         /* No more descriptors can be available than the ring has, those in flight included. */
         if (++count > vq->setup.size - vq->ring_descriptors)
             return virtqueue_violation(vq, "more descriptors available than the ring has");
         copy_descriptor(entry(vq, position), flags, &d);
-        if ((flags & VRING_DESC_F_INDIRECT) != 0) {
-            if ((flags & VRING_DESC_F_NEXT) != 0)
-                return virtqueue_violation(vq, "indirect descriptor has a next one");
-            ret = walk_table(vq, chain, &d);
-        } else {
-            ret = virtqueue_add_element(vq, chain, &d);
-        }
+        virtqueue_state_copy(vq, &d);
+        ret = add_descriptor(vq, chain, &d);
         if (ret < 0)
             return ret;
         if ((flags & VRING_DESC_F_NEXT) == 0)
@@ -151,6 +191,54 @@ static bool packed_ahead(const struct virtqueue *vq, unsigned n, struct descript
     return true;
 }
 
+static bool packed_adopt(struct virtqueue *vq, uint64_t avail, uint64_t published)
+{
+    uint16_t at = state_ring_position(avail), used = state_ring_position(published);
+
+    vq->last_avail = at & (uint16_t)~EVENT_WRAP;
+    vq->avail_wrap = (at & EVENT_WRAP) != 0;
+    vq->used_index = used & (uint16_t)~EVENT_WRAP;
+    vq->used_wrap = (used & EVENT_WRAP) != 0;
+    vq->published = vq->used_index;
+    if (vq->last_avail >= vq->setup.size || vq->used_index >= vq->setup.size)
+        return false;
+    /* What was taken and not given back lies between the two. */
+    used = vq->used_index;
+    if (vq->ring_descriptors == vq->setup.size)
+        return vq->last_avail == used && vq->avail_wrap != vq->used_wrap;
+    return advance(vq, &used, (uint16_t)vq->ring_descriptors) ==
+               (vq->avail_wrap != vq->used_wrap) &&
+           used == vq->last_avail;
+}
+
+/*
+ * The first entry of a batch makes it visible. If it was not written, the driver's flags of this lap
+ * are still there; if it was, they say used, or already that something is available in the next lap.
+ */
+static bool packed_was_published(const struct virtqueue *vq)
+{
+    uint16_t flags = guest_load16_acquire(entry(vq, vq->published) + DESC_FLAGS);
+    bool avail = (flags & F_AVAIL) != 0, used = (flags & F_USED) != 0;
+
+    return avail != vq->used_wrap || used == vq->used_wrap;
+}
+
+/* Flags as the driver had them: neither used in this lap nor available in the next. */
+static void packed_unput_used(struct virtqueue *vq, uint16_t descriptors)
+{
+    uint16_t at = vq->used_index;
+    bool wrap = vq->used_wrap;
+
+    for (unsigned i = 0; i < vq->undo_descriptors; i++) {
+        if (++at == vq->setup.size) {
+            at = 0;
+            wrap = !wrap;
+        }
+    }
+    guest_store16(entry(vq, at) + DESC_FLAGS, wrap ? F_AVAIL : F_USED);
+    vq->undo_descriptors += descriptors;
+}
+
 static void packed_take(struct virtqueue *vq, struct chain *chain)
 {
     if (advance(vq, &vq->last_avail, chain->descriptors))
@@ -166,6 +254,15 @@ static void packed_put_back(struct virtqueue *vq, const struct chain *chain)
     }
     vq->last_avail = (uint16_t)(vq->last_avail - chain->descriptors);
     vq->ring_descriptors -= chain->descriptors;
+}
+
+static void packed_skip_used(struct virtqueue *vq, uint16_t descriptors)
+{
+    if (advance(vq, &vq->used_index, descriptors)) {
+        vq->used_wrap = !vq->used_wrap;
+        vq->used_wrapped = true;
+    }
+    vq->ring_descriptors -= descriptors;
 }
 
 static void packed_put_used(struct virtqueue *vq, const struct chain *chain)
@@ -186,11 +283,7 @@ static void packed_put_used(struct virtqueue *vq, const struct chain *chain)
     } else {
         guest_store16(at + DESC_FLAGS, flags);
     }
-    if (advance(vq, &vq->used_index, chain->descriptors)) {
-        vq->used_wrap = !vq->used_wrap;
-        vq->used_wrapped = true;
-    }
-    vq->ring_descriptors -= chain->descriptors;
+    packed_skip_used(vq, chain->descriptors);
 }
 
 static bool packed_publish(struct virtqueue *vq)
@@ -255,6 +348,12 @@ const struct ring_ops packed_ring_ops = {
     .format = packed_format,
     .size_ok = packed_size_ok,
     .start = packed_start,
+    .adopt = packed_adopt,
+    .avail_position = packed_avail_position,
+    .used_position = packed_used_position,
+    .was_published = packed_was_published,
+    .skip_used = packed_skip_used,
+    .unput_used = packed_unput_used,
     .peek = packed_peek,
     .walk = packed_walk,
     .ahead = packed_ahead,

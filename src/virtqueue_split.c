@@ -34,6 +34,44 @@ static void split_start(struct virtqueue *vq)
     vq->avail_index = 0;
 }
 
+static uint16_t split_avail_position(const struct virtqueue *vq)
+{
+    return vq->last_avail;
+}
+
+static uint16_t split_used_position(const struct virtqueue *vq)
+{
+    return vq->used_index;
+}
+
+static bool split_adopt(struct virtqueue *vq, uint64_t avail, uint64_t published)
+{
+    vq->last_avail = vq->avail_index = state_ring_position(avail);
+    vq->used_index = vq->published = state_ring_position(published);
+    return vq->last_avail == (uint16_t)state_count(avail) &&
+           vq->used_index == (uint16_t)state_count(published) &&
+           (uint16_t)(vq->last_avail - vq->used_index) == vq->ring_descriptors;
+}
+
+/* Publishing the same again changes nothing. */
+static bool split_was_published(const struct virtqueue *vq)
+{
+    (void)vq;
+    return false;
+}
+
+static void split_skip_used(struct virtqueue *vq, uint16_t descriptors)
+{
+    (void)descriptors;
+    vq->used_index++;
+}
+
+/* The driver looks at no entry beyond idx. */
+static void split_unput_used(struct virtqueue *vq, uint16_t descriptors)
+{
+    (void)vq, (void)descriptors;
+}
+
 static int split_peek(struct virtqueue *vq)
 {
     if (vq->last_avail == vq->avail_index) {
@@ -191,6 +229,12 @@ const struct ring_ops split_ring_ops = {
     .format = split_format,
     .size_ok = split_size_ok,
     .start = split_start,
+    .adopt = split_adopt,
+    .avail_position = split_avail_position,
+    .used_position = split_used_position,
+    .was_published = split_was_published,
+    .skip_used = split_skip_used,
+    .unput_used = split_unput_used,
     .peek = split_peek,
     .walk = split_walk,
     .ahead = split_ahead,

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "device_state.h"
 #include "devices/table.h"
 #include "log.h"
 #include "message.h"
@@ -52,6 +53,7 @@ struct worker {
     int socket;
     struct start_settings settings;
     struct worker_stats *stats;
+    struct state_file *state;
     struct hypervisor *hv;
     uint32_t n_vcpus;
     struct guest_memory *memory;
@@ -338,7 +340,10 @@ static int add_device(struct worker *w, struct slot *slot, struct message *messa
                                            .n_io_loops = w->n_io_loops,
                                            .memory_stale = memory_stale,
                                            .ask = ask,
-                                           .worker = slot};
+                                           .worker = slot,
+                                           .state = &w->state->slots[slot->index],
+                                           .sacrifice =
+                                               (w->settings.sacrificed >> slot->index & 1) != 0};
     const struct virtio_device_ops *ops;
     struct device_config config = {0};
     int ret;
@@ -371,9 +376,10 @@ static int add_device(struct worker *w, struct slot *slot, struct message *messa
         slot->dev = NULL;
         goto out;
     }
-    if (w->pausing) { /* it has no queue running; it joins in at the end */
+    if (w->pausing) /* it has no queue running; it joins in at the end */
         slot->dev->pausing = true;
-    }
+    else
+        virtio_device_resume(slot->dev); /* the queues that it has adopted */
 out:
     device_config_free(&config); /* and the descriptors that the device did not take over */
     return ret;
@@ -391,6 +397,7 @@ static void finish_removals(struct worker *w)
             continue;
         virtio_mmio_destroy(slot->mmio);
         virtio_device_destroy(slot->dev);
+        device_state_clear(&w->state->slots[i]);
         slot->mmio = NULL;
         slot->dev = NULL;
         slot->removing = false;
@@ -640,16 +647,22 @@ static int receive_start(struct worker *w)
 {
     static struct message message;
     void *p;
+    int ret;
 
     if (message_receive(w->socket, &message) != 1 || message.type != MESSAGE_START ||
-        message.text_len != sizeof(w->settings) || message.n_fds != 1)
+        message.text_len != sizeof(w->settings) || message.n_fds != 2)
         return -EPROTO;
     memcpy(&w->settings, message.text, sizeof(w->settings));
     p = mmap(NULL, sizeof(*w->stats), PROT_READ | PROT_WRITE, MAP_SHARED, message.fds[0], 0);
+    ret = p == MAP_FAILED ? -errno
+                          : device_state_map(message.fds[1], w->settings.domid, &w->state);
     message_close_fds(&message);
-    if (p == MAP_FAILED)
-        return -errno;
+    if (ret < 0)
+        return ret;
     w->stats = p;
+    for (unsigned i = 0; i < DEVICE_STATE_SLOTS; i++)
+        if ((w->settings.adopted >> i & 1) == 0)
+            device_state_clear(&w->state->slots[i]);
     return 0;
 }
 

@@ -90,16 +90,53 @@ static void blk_queue_stopped(struct virtio_device *dev, struct virtqueue *vq)
 
 /* ---- registers: MMIO thread ---- */
 
-static void set_write_through(struct blk *blk, bool write_through)
+/* In dev->own, for a successor. */
+struct blk_state {
+    uint64_t write_through; /* 0 or 1 */
+    uint64_t capacity;      /* that the driver was told of last; sectors */
+};
+
+static void show_write_through(struct blk *blk, bool write_through)
 {
     atomic_store_explicit(&blk->write_through, write_through, memory_order_relaxed);
     blk->dev->config[offsetof(struct virtio_blk_config, wce)] = !write_through;
+}
+
+static void set_write_through(struct blk *blk, bool write_through)
+{
+    struct blk_state *state = blk->dev->own;
+
+    state_store64(&state->write_through, write_through);
+    show_write_through(blk, write_through);
+}
+
+static void keep_capacity(struct blk *blk)
+{
+    struct blk_state *state = blk->dev->own;
+
+    state_store64(&state->capacity, atomic_load_explicit(&blk->capacity, memory_order_relaxed));
+}
+
+static bool blk_adopt(struct virtio_device *dev, uint64_t features)
+{
+    const struct blk_state *state = dev->own;
+    struct blk *blk = dev->priv;
+    uint64_t write_through = state_load64(&state->write_through);
+
+    if (write_through > 1)
+        return false;
+    show_write_through(dev->priv, write_through || !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
+    if (state_load64(&state->capacity) != atomic_load(&blk->capacity))
+        state_store64(&dev->state->config_changed, 1); /* resized meanwhile */
+    keep_capacity(blk);
+    return true;
 }
 
 /* The cache's mode after negotiation: 5.2.5, and for CONFIG_WCE without FLUSH 5.2.5.2. */
 static void blk_negotiated(struct virtio_device *dev, uint64_t features)
 {
     set_write_through(dev->priv, !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
+    keep_capacity(dev->priv);
 }
 
 static void blk_config_write(struct virtio_device *dev, uint32_t offset, const void *data,
@@ -157,6 +194,7 @@ static int blk_control(struct virtio_device *dev, const char *request, char *rep
                  (unsigned long long)now * BLK_SECTOR);
         return 0;
     }
+    keep_capacity(blk);
     virtio_device_config_changed(dev);
     log_info("%s: resized from %llu to %llu bytes", dev->name,
              (unsigned long long)old * BLK_SECTOR, (unsigned long long)now * BLK_SECTOR);
@@ -301,7 +339,7 @@ static int blk_create(struct virtio_device *dev, const struct device_config *con
     dev->priv = blk;
     dev->offered = offered_features(blk);
     fill_config(blk);
-    set_write_through(blk, false);
+    show_write_through(blk, false);
     return 0;
 fail:
     pthread_mutex_destroy(&blk->lock);
@@ -328,6 +366,8 @@ const struct virtio_device_ops virtio_blk_ops = {
     .features = blk_features,
     .create = blk_create,
     .negotiated = blk_negotiated,
+    .state_len = sizeof(struct blk_state),
+    .adopt = blk_adopt,
     .queue_started = blk_queue_started,
     .queue_work = blk_queue_work,
     .queue_stopped = blk_queue_stopped,

@@ -136,9 +136,17 @@ static int send_control(struct console *console, struct virtqueue *vq, int budge
     return taken;
 }
 
+static void keep_bit(uint64_t *word, unsigned bit, bool set)
+{
+    uint64_t mask = UINT64_C(1) << bit, old = state_load64(word);
+
+    state_store64(word, set ? old | mask : old & ~mask);
+}
+
 static void port_is_ready(struct port *port)
 {
     port->ready = true;
+    keep_bit(&port->console->state->ready, port->number, true);
     console_post(port, PENDING_NAME | PENDING_OPEN | (port->is_console ? PENDING_CONSOLE : 0) |
                            (port->is_console && port->cols != 0 ? PENDING_SIZE : 0));
 }
@@ -155,6 +163,7 @@ static void serve_control(struct console *console, const struct virtio_console_c
         else
             for (size_t i = 0; i < console->n_ports; i++)
                 console_post(&console->ports[i], PENDING_ADD);
+        state_store64(&console->state->told, value != 0);
         return;
     }
     if (port == NULL || (event != VIRTIO_CONSOLE_PORT_READY && event != VIRTIO_CONSOLE_PORT_OPEN)) {
@@ -164,6 +173,7 @@ static void serve_control(struct console *console, const struct virtio_console_c
     }
     if (event == VIRTIO_CONSOLE_PORT_OPEN) {
         port->guest_open = value != 0;
+        keep_bit(&console->state->guest_open, port->number, value != 0);
         port_update(port);
     } else if (value != 0) {
         port_is_ready(port);
@@ -233,6 +243,9 @@ static void console_queue_stopped(struct virtio_device *dev, struct virtqueue *v
     else
         console->control_tx = NULL;
     /* The next driver is told anew, and says anew. */
+    state_store64(&console->state->told, 0);
+    state_store64(&console->state->ready, 0);
+    state_store64(&console->state->guest_open, 0);
     for (size_t i = 0; i < console->n_ports; i++) {
         console->ports[i].pending = 0;
         console->ports[i].ready = console->ports[i].guest_open = false;
@@ -443,6 +456,31 @@ static bool console_detach(struct virtio_device *dev)
 
 static void console_reset(struct virtio_device *dev) { (void)dev; }
 
+/*
+ * Messages may have been on their way: all that hold now are sent again. What the host's side is like is
+ * told when it is known.
+ */
+static bool console_adopt(struct virtio_device *dev, uint64_t features)
+{
+    struct console *console = dev->priv;
+    uint64_t ready = state_load64(&console->state->ready);
+    uint64_t guest_open = state_load64(&console->state->guest_open);
+
+    if (((ready | guest_open) >> console->n_ports) != 0)
+        return false;
+    console->multiport = (features & FEATURE(VIRTIO_CONSOLE_F_MULTIPORT)) != 0;
+    for (size_t i = 0; i < console->n_ports && console->multiport; i++) {
+        struct port *port = &console->ports[i];
+
+        port->guest_open = (guest_open >> i & 1) != 0;
+        if ((ready >> i & 1) != 0)
+            port_is_ready(port);
+        else if (state_load64(&console->state->told) != 0)
+            console_post(port, PENDING_ADD);
+    }
+    return true;
+}
+
 /* ---- life: MMIO thread ---- */
 
 static enum stream_kind kind_of(const char *word)
@@ -504,6 +542,7 @@ static int console_create(struct virtio_device *dev, const struct device_config 
     if (console != NULL) {
         dev->priv = console;
         console->dev = dev;
+        console->state = dev->own;
         console->listen_fd = -1;
     }
     for (size_t i = 0; ret == 0 && i < config->n_parts; i++)
@@ -544,6 +583,8 @@ const struct virtio_device_ops virtio_console_ops = {
     .one_loop = true,
     .request_size = sizeof(struct chain),
     .features = console_features,
+    .state_len = sizeof(struct console_state),
+    .adopt = console_adopt,
     .create = console_create,
     .queue_started = console_queue_started,
     .queue_work = console_queue_work,

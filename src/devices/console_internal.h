@@ -85,8 +85,16 @@ struct client {
     bool used;
 };
 
+/* In dev->own, for a successor: ports as bits. */
+struct console_state {
+    uint64_t ready;      /* the driver has set the port up */
+    uint64_t guest_open;
+    uint64_t told;       /* 1: the driver was told of the ports */
+};
+
 struct console {
     struct virtio_device *dev;
+    struct console_state *state;
     struct event_loop *loop;
     bool multiport_offered, rows_first;
     /* I/O thread. */

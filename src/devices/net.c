@@ -269,6 +269,7 @@ static int net_device_control(struct virtio_device *dev, const char *request, ch
     if (up != net->link_up)
         log_info("%s: link %s", dev->name, up ? "up" : "down");
     net->link_up = up;
+    state_store64(&net->state->link, up ? LINK_SET_UP : LINK_SET_DOWN);
     update_link(net, true);
     return 0;
 }
@@ -283,6 +284,26 @@ static void net_negotiated(struct virtio_device *dev, uint64_t features)
     for (unsigned i = 0; i < 2 * net->max_pairs; i++)
         virtio_queue_coalesce(dev, i, 0, 0); /* 5.1.6.5.9 */
     net_set_tap(net, 1, net_guest_offloads(features)); /* one pair until the driver says more: 5.1.6.5.6 */
+}
+
+static bool net_adopt(struct virtio_device *dev, uint64_t features)
+{
+    struct net *net = dev->priv;
+    uint64_t pairs = state_load64(&net->state->pairs);
+    uint64_t offloads = state_load64(&net->state->offloads);
+    uint64_t link = state_load64(&net->state->link);
+
+    if (pairs == 0 || pairs > net->max_pairs || link > LINK_SET_UP ||
+        (offloads & ~(uint64_t)net_guest_offloads(features)) != 0 ||
+        !net_filter_valid(&net->state->filter))
+        return false;
+    net_set_tap(net, (unsigned)pairs, (unsigned)offloads);
+    net->changed_mac = atomic_load(&net->state->filter.mac);
+    set_mac(net, net->changed_mac);
+    if (link != LINK_AS_CONFIGURED)
+        net->link_up = link == LINK_SET_UP;
+    update_link(net, false);
+    return true;
 }
 
 static void net_reset(struct virtio_device *dev)
@@ -423,6 +444,7 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
         net->fds[i] = -1;
     pthread_mutex_init(&net->lock, NULL);
     net->dev = dev;
+    net->state = dev->own;
     net->lose.run = run_lose;
     net->changed.run = run_changed;
     net->settled.run = net_control_settled;
@@ -441,8 +463,10 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
             net->fds[i] = -1; /* the caller's still */
         goto fail;
     }
-    /* Taken over: closed by net_destroy. What is left over is closed by the caller, now: a queue that
-     * nobody reads would swallow frames. */
+    /* A queue that nobody reads would swallow frames, and the supervisor keeps a copy of it. */
+    for (size_t i = net->max_pairs; i < config->n_fds && !net->is_passt; i++)
+        (void)net_tap_use_queue(config->fds[i], false);
+    /* Taken over: closed by net_destroy. What is left over is closed by the caller. */
     for (unsigned i = 0; i < net->max_pairs; i++)
         ((struct device_config *)config)->fds[i] = -1;
     if (!net->is_passt)
@@ -451,7 +475,8 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
     dev->priv = net;
     dev->offered = offered_features(net);
     fill_config(net);
-    net_reset(dev);
+    if (!dev->adopted)
+        net_reset(dev);
     return 0;
 fail:
     free_net(net);
@@ -477,6 +502,8 @@ const struct virtio_device_ops virtio_net_ops = {
     .queues_together = 2, /* a pair: 5.1.2 */
     .create = net_create,
     .negotiated = net_negotiated,
+    .state_len = sizeof(struct net_state),
+    .adopt = net_adopt,
     .queue_started = net_queue_started,
     .queue_work = net_queue_work,
     .queue_drain = net_queue_drain,

@@ -23,7 +23,7 @@ static uint64_t get(const _Atomic uint64_t *field)
 
 void net_filter_reset(struct net *net, uint64_t features)
 {
-    struct net_filter *filter = &net->filter;
+    struct net_filter *filter = &net->state->filter;
     bool by_vlan = (features & FEATURE(VIRTIO_NET_F_CTRL_VLAN)) != 0;
 
     /* A driver that cannot say what it wants gets everything; one that can says so (5.1.6.5.1). */
@@ -34,6 +34,21 @@ void net_filter_reset(struct net *net, uint64_t features)
     for (size_t i = 0; i < ARRAY_SIZE(filter->vlans); i++)
         atomic_store_explicit(&filter->vlans[i], 0, memory_order_relaxed);
     atomic_store_explicit(&filter->by_vlan, by_vlan, memory_order_relaxed);
+}
+
+static uint32_t get32(const _Atomic uint32_t *field)
+{
+    return atomic_load_explicit((_Atomic uint32_t *)(uintptr_t)field, memory_order_relaxed);
+}
+
+bool net_filter_valid(const struct net_filter *filter)
+{
+    const uint32_t modes = MODE_PROMISC | MODE_ALLMULTI | MODE_ALLUNI | MODE_NOMULTI | MODE_NOUNI |
+                           MODE_NOBCAST;
+
+    return (get32(&filter->modes) & ~modes) == 0 && get32(&filter->by_vlan) <= 1 &&
+           get32(&filter->n_unicast) <= MACS_MAX + 1 &&
+           get32(&filter->n_multicast) <= MACS_MAX + 1 && get(&filter->mac) >> 48 == 0;
 }
 
 static bool in_table(const _Atomic uint64_t *table, const _Atomic uint32_t *count, uint64_t mac)
@@ -52,7 +67,8 @@ static bool vlan_passes(const struct net_filter *filter, const uint8_t *frame, s
 {
     unsigned vlan;
 
-    if (!atomic_load_explicit((atomic_bool *)(uintptr_t)&filter->by_vlan, memory_order_relaxed) ||
+    if (!atomic_load_explicit((_Atomic uint32_t *)(uintptr_t)&filter->by_vlan,
+                              memory_order_relaxed) ||
         len < 18 || frame[12] != 0x81 || frame[13] != 0x00)
         return true;
     vlan = (unsigned)((frame[14] & 0x0f) << 8 | frame[15]);
@@ -108,13 +124,13 @@ static bool set_mode(struct net *net, struct chain *chain, uint8_t command)
     };
     unsigned feature = command > VIRTIO_NET_CTRL_RX_ALLMULTI ? VIRTIO_NET_F_CTRL_RX_EXTRA
                                                              : VIRTIO_NET_F_CTRL_RX;
-    uint32_t old = atomic_load_explicit(&net->filter.modes, memory_order_relaxed);
+    uint32_t old = atomic_load_explicit(&net->state->filter.modes, memory_order_relaxed);
     uint8_t on;
 
     if (command >= ARRAY_SIZE(modes) || !virtio_has_feature(net->dev, feature) ||
         !read_u8(chain, &on) || on > 1)
         return false;
-    set(&net->filter.modes, on ? old | modes[command] : old & ~modes[command]);
+    set(&net->state->filter.modes, on ? old | modes[command] : old & ~modes[command]);
     return true;
 }
 
@@ -145,7 +161,7 @@ static bool read_table(struct chain *chain, _Atomic uint64_t *table, _Atomic uin
 
 static bool set_macs(struct net *net, struct chain *chain, uint8_t command)
 {
-    struct net_filter *filter = &net->filter;
+    struct net_filter *filter = &net->state->filter;
     uint8_t mac[6];
 
     if (command == VIRTIO_NET_CTRL_MAC_TABLE_SET && virtio_has_feature(net->dev, VIRTIO_NET_F_CTRL_RX))
@@ -171,7 +187,7 @@ static bool set_vlan(struct net *net, struct chain *chain, uint8_t command)
     if (!virtio_has_feature(net->dev, VIRTIO_NET_F_CTRL_VLAN) || !read_u16(chain, &vlan) ||
         vlan >= 4096 || command > VIRTIO_NET_CTRL_VLAN_DEL)
         return false;
-    word = &net->filter.vlans[vlan / 64];
+    word = &net->state->filter.vlans[vlan / 64];
     bit = UINT64_C(1) << (vlan % 64);
     atomic_store_explicit(word, command == VIRTIO_NET_CTRL_VLAN_ADD ? get(word) | bit
                                                                     : get(word) & ~bit,

@@ -60,9 +60,17 @@ struct net_filter {
     _Atomic uint32_t modes;
     _Atomic uint32_t n_unicast, n_multicast; /* MACS_MAX + 1: all */
     _Atomic uint64_t unicast[MACS_MAX], multicast[MACS_MAX];
-    atomic_bool by_vlan;
+    _Atomic uint32_t by_vlan;
     _Atomic uint64_t vlans[4096 / 64];
 };
+
+/* In dev->own, for a successor: what the driver and the administrator have set. */
+struct net_state {
+    struct net_filter filter;
+    uint64_t pairs, offloads; /* as in struct net */
+    uint64_t link;            /* enum net_link */
+};
+enum net_link { LINK_AS_CONFIGURED, LINK_SET_DOWN, LINK_SET_UP };
 
 struct net;
 
@@ -124,7 +132,7 @@ struct net {
     bool is_passt;              /* and no TAP: a relay is behind fds[0] */
     struct net_passt *relay;    /* MMIO thread */
     unsigned host_offloads;     /* what the TAP can be told to use */
-    struct net_filter filter;
+    struct net_state *state;
     struct net_rx rx[NET_PAIRS_MAX];
     struct net_tx tx[NET_PAIRS_MAX];
 
@@ -198,6 +206,7 @@ void net_control_stopped(struct net *net, struct virtqueue *vq);
 /* Back to what a device without a driver receives. */
 void net_filter_reset(struct net *net, uint64_t features);
 /* Any thread: may the guest get this frame? The first 18 bytes of it. */
+bool net_filter_valid(const struct net_filter *filter);
 bool net_filter_passes(const struct net_filter *filter, const uint8_t *frame, size_t len);
 
 static inline uint64_t mac_load(const uint8_t *at)

@@ -187,7 +187,10 @@ static bool deliver(struct net_rx *rx, uint32_t len, uint32_t room)
             chain_write(chain, rx->spill + (from - room), at + used - from);
         }
         at += used;
-        chain_complete(chain, used);
+        if (i + 1 < n) /* half a frame would be taken for one with the beginning of the next */
+            chain_complete_part(chain, used);
+        else
+            chain_complete(chain, used);
         stat_add(&rx->stats->requests, 1);
     }
     stat_add(&rx->stats->packets, 1);
@@ -239,7 +242,7 @@ static bool accept_frame(struct net_rx *rx, uint32_t len, uint32_t room)
     peek(rx, start, MIN(sizeof(start), len));
     memcpy(&header, start, sizeof(header));
     if (!atomic_load_explicit(&rx->net->passing, memory_order_relaxed) || !is_allowed(rx, &header) ||
-        !net_filter_passes(&rx->net->filter, start + NET_HEADER_LEN, len - NET_HEADER_LEN)) {
+        !net_filter_passes(&rx->net->state->filter, start + NET_HEADER_LEN, len - NET_HEADER_LEN)) {
         drop(rx);
         return true;
     }

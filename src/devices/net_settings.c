@@ -104,6 +104,7 @@ int net_set_pairs(struct net *net, unsigned pairs)
         return -EINVAL;
     pthread_mutex_lock(&net->lock);
     net->pairs = pairs;
+    state_store64(&net->state->pairs, pairs);
     ret = apply_pairs(net);
     pthread_mutex_unlock(&net->lock);
     return is_gone(net) ? 0 : ret; /* the next TAP gets it so */
@@ -120,6 +121,7 @@ int net_set_guest_offloads(struct net *net, uint64_t features)
         return -EINVAL;
     pthread_mutex_lock(&net->lock);
     net->offloads = net_guest_offloads(features);
+    state_store64(&net->state->offloads, net->offloads);
     ret = apply_offloads(net);
     pthread_mutex_unlock(&net->lock);
     return is_gone(net) ? 0 : ret;
@@ -130,6 +132,8 @@ void net_set_tap(struct net *net, unsigned pairs, unsigned offloads)
     pthread_mutex_lock(&net->lock);
     net->pairs = pairs;
     net->offloads = offloads;
+    state_store64(&net->state->pairs, pairs);
+    state_store64(&net->state->offloads, offloads);
     (void)apply_pairs(net);
     (void)apply_offloads(net);
     pthread_mutex_unlock(&net->lock);

@@ -452,6 +452,14 @@ static bool vsock_queue_idle(struct virtio_device *dev, struct virtqueue *vq)
 
 /* ---- MMIO thread ---- */
 
+/* 5.10.6.7: the host's ends of all connections have died with the process that had them. */
+static bool vsock_adopt(struct virtio_device *dev, uint64_t features)
+{
+    (void)features;
+    ((struct vsock *)dev->priv)->reset_event = true;
+    return true;
+}
+
 static void vsock_reset_device(struct virtio_device *dev)
 {
     ((struct vsock *)dev->priv)->reset_event = false;
@@ -529,6 +537,7 @@ static int vsock_create(struct virtio_device *dev, const struct device_config *c
     vsock_listeners_init(vs);
     vsock_asks_init(vs);
     vs->interrupted.run = run_interrupted;
+    stat_set(&dev->stats->own[COUNT_CONNECTIONS], 0); /* a predecessor's are over */
     dev->priv = vs;
     dev->n_queues = QUEUES;
     dev->queue_size = (uint16_t)device_config_uint(config, "queue-size");
@@ -556,6 +565,7 @@ const struct virtio_device_ops virtio_vsock_ops = {
     .request_size = sizeof(struct chain),
     .features = vsock_features,
     .one_loop = true,
+    .adopt = vsock_adopt,
     .create = vsock_create,
     .queue_started = vsock_queue_started,
     .queue_work = vsock_queue_work,

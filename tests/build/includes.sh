@@ -8,15 +8,16 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
 
 rules='
-src/devices/*                  types|log|stats|iov|config|backend|event_loop|virtio_device|virtqueue|devices/[a-z_0-9]+
+src/devices/*                  types|log|stats|iov|config|backend|event_loop|virtio_device|virtqueue|device_state|devices/[a-z_0-9]+
 src/virtio_mmio.[ch]           types|log|event_loop|virtio_mmio|virtio_device
-src/virtio_device*.[ch]        types|log|stats|config|event_loop|virtio_device|virtio_device_internal|virtqueue
+src/virtio_device*.[ch]        types|log|stats|config|event_loop|virtio_device|virtio_device_internal|virtqueue|device_state
 src/virtio_queue.c             types|log|stats|event_loop|virtio_device_internal|virtqueue
-src/virtqueue*                 types|log|iov|virtqueue|virtqueue_internal|virtqueue_grants|guest_memory|grant_memory
+src/virtio_state.c             types|log|virtio_device_internal|virtqueue|device_state
+src/virtqueue*                 types|log|iov|virtqueue|virtqueue_internal|virtqueue_grants|guest_memory|grant_memory|device_state
 src/grant_memory.[ch]          types|log|grant_memory|hypervisor
 src/guest_memory.[ch]          types|log|guest_memory|hypervisor
 src/hypervisor.h               types
-src/device_state.[ch]          types|log|device_state|virtio_device|virtqueue
+src/device_state.[ch]          types|device_state
 src/event_loop.[ch]            types|log|stats|event_loop
 src/iov.[ch]                   types|iov
 src/log.[ch]                   types|log

@@ -172,7 +172,7 @@ static struct vcpu *oldest_ready(struct fake_hypervisor *fake)
     for (unsigned i = 0; i < fake->n_vcpus; i++) {
         struct vcpu *slot = &fake->vcpus[i];
 
-        if (slot->state == SLOT_READY && (oldest == NULL || slot->order < oldest->order))
+        if ((slot->state == SLOT_READY || slot->again) && (oldest == NULL || slot->order < oldest->order))
             oldest = slot;
     }
     return oldest;
@@ -191,6 +191,7 @@ static int fake_next_request(struct hypervisor *hv, struct mmio_request *request
     slot = oldest_ready(fake);
     if (slot != NULL) {
         slot->state = SLOT_IN_PROCESS;
+        slot->again = false;
         *request = slot->request;
     }
     pthread_mutex_unlock(&fake->lock);
@@ -328,6 +329,36 @@ static void fake_close(struct hypervisor *hv)
         fake_violation(fake, "closed with guest RAM still mapped");
     if (fake->grant_mappings != NULL)
         fake_violation(fake, "closed with granted pages still mapped");
+    pthread_mutex_unlock(&fake->lock);
+}
+
+struct fake_picture {
+    struct vcpu vcpus[FAKE_VCPUS_MAX];
+    unsigned irqs[FAKE_IRQS_MAX];
+};
+
+struct fake_picture *fake_picture(struct fake_hypervisor *fake)
+{
+    struct fake_picture *picture = malloc(sizeof(*picture));
+
+    if (picture == NULL)
+        fake_die("no memory");
+    pthread_mutex_lock(&fake->lock);
+    memcpy(picture->vcpus, fake->vcpus, sizeof(picture->vcpus));
+    memcpy(picture->irqs, fake->irqs, sizeof(picture->irqs));
+    pthread_mutex_unlock(&fake->lock);
+    return picture;
+}
+
+void fake_succeed(struct fake_hypervisor *fake, const struct fake_picture *picture)
+{
+    pthread_mutex_lock(&fake->lock);
+    memcpy(fake->vcpus, picture->vcpus, sizeof(fake->vcpus));
+    memcpy(fake->irqs, picture->irqs, sizeof(fake->irqs));
+    /* A slot that is IN_PROCESS stays so for the hypervisor, and is executed again (xen/ioreq.c). */
+    for (unsigned i = 0; i < fake->n_vcpus; i++)
+        fake->vcpus[i].again = fake->vcpus[i].state == SLOT_IN_PROCESS;
+    fake->armed = false;
     pthread_mutex_unlock(&fake->lock);
 }
 

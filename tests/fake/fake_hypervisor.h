@@ -110,6 +110,17 @@ bool fake_answered(struct fake_hypervisor *fake, unsigned vcpu, uint64_t *data);
 /* Waits for that, from a thread that plays the vCPU. False after timeout_ms. */
 bool fake_wait_answer(struct fake_hypervisor *fake, unsigned vcpu, uint64_t *data, int timeout_ms);
 
+/* ---- the death of the device's process ---- */
+
+/* What the hypervisor knows at this moment; guest RAM is not part of it. Free it with free(). */
+struct fake_picture;
+struct fake_picture *fake_picture(struct fake_hypervisor *fake);
+/*
+ * The process has died at that moment, and a successor has adopted the requests: those that were taken
+ * and not answered are there again, those answered are not. Nothing that happened since has happened.
+ */
+void fake_succeed(struct fake_hypervisor *fake, const struct fake_picture *picture);
+
 /* ---- interrupts ---- */
 
 /* How often the interrupt was raised since the last call. */

@@ -15,6 +15,7 @@ struct vcpu {
     enum slot_state state;
     struct mmio_request request;
     uint64_t order;
+    bool again; /* its process has died: the successor is to find it */
 };
 
 struct bank {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define TURNS_MAX 10000
 static void finished(struct virtio_mmio *mmio, void *arg, const struct mmio_request *request)
@@ -111,6 +112,10 @@ static uint64_t access_wait(struct machine *m)
     }
     if (!m->io_threaded)
         machine_settle(m);
+    if (m->picture != NULL && !m->succeeding) {
+        machine_succeed(m, false);
+        return access_wait(m); /* by the successor, unless it was answered before */
+    }
     return data;
 }
 
@@ -164,6 +169,96 @@ static void *io_main(void *arg)
     return NULL;
 }
 
+/* ---- successors ---- */
+
+struct machine_picture {
+    struct fake_picture *fake;
+    uint64_t base;     /* of the guest's heap, which is all that the tests use ... */
+    size_t len;        /* ... and what of it */
+    size_t state_len;
+    _Alignas(4096) uint8_t bytes[]; /* the state, then the heap */
+};
+
+void machine_take_picture(struct machine *m)
+{
+    uint64_t base = m->heap_base;
+    size_t len = (size_t)(m->heap[0].next - base);
+    size_t state_len = offsetof(struct device_state, queues) +
+                       m->dev->n_queues * sizeof(struct state_queue);
+    struct machine_picture *picture =
+        aligned_alloc(4096, (sizeof(*picture) + len + state_len + 4095) & ~(size_t)4095);
+
+    if (picture == NULL || m->picture != NULL)
+        fake_die("no memory, or a second picture");
+    picture->fake = fake_picture(m->fake);
+    picture->base = base;
+    picture->len = len;
+    picture->state_len = state_len;
+    memcpy(picture->bytes, m->state, state_len);
+    memcpy(picture->bytes + state_len, fake_ram(m->fake, base, len), len);
+    m->picture = picture;
+}
+
+void *machine_pictured_state(struct machine *m, size_t *len)
+{
+    *len = m->picture->state_len;
+    return m->picture->bytes;
+}
+
+static void end_device(struct machine *m)
+{
+    machine_write32(m, VIRTIO_MMIO_STATUS, 0);
+    while (!virtio_device_detach(m->dev))
+        machine_turn(m);
+    virtio_mmio_destroy(m->mmio);
+}
+
+static struct virtio_environment environment(struct machine *m)
+{
+    return (struct virtio_environment){
+        .hv = m->hv,
+        .memory = m->memory,
+        .grants = m->grants,
+        .mmio_loop = m->loop,
+        .io_loops = &m->io_loop,
+        .n_io_loops = 1,
+        .memory_stale = memory_stale,
+        .worker = m,
+        .state = m->state,
+    };
+}
+
+void machine_succeed(struct machine *m, bool sacrifice)
+{
+    struct machine_picture *picture = m->picture;
+    struct virtio_environment env;
+    char error[256] = "";
+    int ret;
+
+    m->succeeding = true;
+    machine_settle(m);
+    end_device(m);
+    virtio_device_destroy(m->dev);
+    guest_memory_drop(m->memory);
+    memcpy(m->state, picture->bytes, picture->state_len);
+    memcpy(fake_ram(m->fake, picture->base, picture->len), picture->bytes + picture->state_len,
+           picture->len);
+    fake_succeed(m->fake, picture->fake);
+    free(picture->fake);
+    free(picture);
+    m->picture = NULL;
+    if (m->meanwhile != NULL)
+        m->meanwhile(m->meanwhile_arg);
+    env = environment(m);
+    env.sacrifice = sacrifice;
+    ret = virtio_device_create(m->ops, &env, m->device, m->stats, &m->dev, error, sizeof(error));
+    if (ret != 0 || virtio_mmio_create(m->dev, finished, m, &m->mmio) != 0)
+        fake_die("the successor's device: %s (%s)", strerror(-ret), error);
+    virtio_device_resume(m->dev);
+    m->succeeding = false;
+    machine_settle(m);
+}
+
 int machine_try_create(const struct machine_config *config, struct machine **out, char *error,
                        size_t error_len)
 {
@@ -207,16 +302,14 @@ int machine_try_create(const struct machine_config *config, struct machine **out
         pthread_barrier_wait(&m->ready);
     }
 
-    env = (struct virtio_environment){
-        .hv = m->hv,
-        .memory = m->memory,
-        .grants = m->grants,
-        .mmio_loop = m->loop,
-        .io_loops = &m->io_loop,
-        .n_io_loops = 1,
-        .memory_stale = memory_stale,
-        .worker = m,
-    };
+    m->heap_base = banks[0].base;
+    if (config->state) {
+        m->state = mmap(NULL, sizeof(*m->state), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (m->state == MAP_FAILED)
+            fake_die("no memory");
+    }
+    env = environment(m);
     m->test = config->test;
     device = config->device == NULL ? &m->test.base : config->device;
     ops = config->ops == NULL ? &test_device_ops : config->ops;
@@ -226,6 +319,8 @@ int machine_try_create(const struct machine_config *config, struct machine **out
         m->test.base.irq = MACHINE_IRQ;
         m->test.base.n_vcpus = 1;
     }
+    m->ops = ops;
+    m->device = device;
     ret = m->hv->ops->claim_mmio(m->hv, MACHINE_BASE, VIRTIO_MMIO_WINDOW);
     if (ret != 0)
         fake_die("claim_mmio: %s", strerror(-ret));
@@ -236,6 +331,7 @@ int machine_try_create(const struct machine_config *config, struct machine **out
         ret = virtio_mmio_create(m->dev, finished, m, &m->mmio);
         if (ret != 0)
             fake_die("virtio_mmio_create: %s", strerror(-ret));
+        virtio_device_resume(m->dev);
         m->hv->ops->lock_down(m->hv);
         *out = m;
     } else {
@@ -257,12 +353,8 @@ struct machine *machine_create(const struct machine_config *config)
 
 void machine_destroy(struct machine *m)
 {
-    if (m->dev != NULL) {
-        machine_write32(m, VIRTIO_MMIO_STATUS, 0);
-        while (!virtio_device_detach(m->dev))
-            machine_turn(m);
-        virtio_mmio_destroy(m->mmio);
-    }
+    if (m->dev != NULL)
+        end_device(m);
     if (m->io_threaded) {
         loop_stop(m->io_loop);
         pthread_barrier_wait(&m->ready);
@@ -279,6 +371,8 @@ void machine_destroy(struct machine *m)
     grant_memory_destroy(m->grants);
     m->hv->ops->close(m->hv);
     fake_destroy(m->fake);
+    if (m->state != NULL)
+        munmap(m->state, sizeof(*m->state));
     free(m->stats);
     free(m);
 }

@@ -31,6 +31,7 @@ struct machine_config {
     struct test_device_config test;
     bool io_thread;
     bool grants; /* grant_usage=1; also with VIOD_FAKE_GRANTS in the environment */
+    bool state;                           /* keep it for a successor: see machine_picture */
 };
 
 struct machine {
@@ -54,6 +55,16 @@ struct machine {
     bool io_threaded;
     pthread_t thread;
     pthread_barrier_t ready;
+    /* For successors. */
+    const struct virtio_device_ops *ops;
+    const struct device_config *device;
+    struct device_state *state;
+    uint64_t heap_base;          /* where heap[0] begins */
+    struct machine_picture *picture;
+    bool succeeding;
+    /* The guest goes on while nobody serves it: called between the death and the successor. */
+    void (*meanwhile)(void *arg);
+    void *meanwhile_arg;
 };
 
 /* Aborts on failure. machine_try_create: -errno, with the message of the device type. */
@@ -62,6 +73,16 @@ int machine_try_create(const struct machine_config *config, struct machine **out
                        size_t error_len);
 /* Resets the device as a worker does at its end; checks that nothing is left behind. */
 void machine_destroy(struct machine *m);
+
+/*
+ * With config.state: a picture of all that outlives the worker, and its successor that begins there. In
+ * between the old worker may do what it likes: it will not have happened. An access during which a
+ * picture was taken is followed by the successor. Not with io_thread.
+ */
+void machine_take_picture(struct machine *m);
+void machine_succeed(struct machine *m, bool sacrifice);
+/* What the successor will find, to be damaged before. */
+void *machine_pictured_state(struct machine *m, size_t *len);
 
 /* One turn: requests, then the loop. True if there was work. */
 bool machine_turn(struct machine *m);

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A worker has died, and its guest lives: a successor takes over from the state file.
+ *
+ * It starts at once. What kills each worker that meets it must not go on for ever, though: when worker
+ * after worker dies soon, they start more slowly; and a device that no worker gets beyond, which is one
+ * that was in hand and got no further from death to death, is sacrificed: it needs a reset, the rest of
+ * the guest's devices go on.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "device_state.h"
+#include "log.h"
+#include "supervisor_internal.h"
+
+/* Successors that may die of the same device. In the manual: viod(8). */
+#define TRIES 3u
+/* One that lived this long did not die of what it had found. */
+#define SOON_NS (INT64_C(10) * 1000000000)
+/* Deaths in a row for which no device is to blame, until the guest is given up. */
+#define DEATHS_MAX 16u
+/* From the third death in a row on, doubled with each. */
+#define DELAY_FIRST_NS (INT64_C(100) * 1000000)
+#define DELAY_MAX_NS (INT64_C(5) * 1000000000)
+/* How often it is looked whether the dead one has let go of its images, and for how long. */
+#define REOPEN_NS (INT64_C(5) * 1000000)
+#define REOPEN_BOUND_NS (INT64_C(8) * 1000000000)
+
+#define BLOCK_DEVICE 2u
+
+static void restart_path(const struct guest *g, char *path, size_t len)
+{
+    snprintf(path, len, "%s/state", g->identity.run_dir);
+}
+
+int restart_create_state(struct guest *g)
+{
+    char path[160];
+
+    if (g->state_fd >= 0)
+        return 0;
+    if (g->identity.run_dir[0] == '\0')
+        return -ENOENT;
+    restart_path(g, path, sizeof(path));
+    g->state_fd = device_state_create(path, g->domid);
+    return g->state_fd < 0 ? g->state_fd : 0;
+}
+
+/* ---- who is to blame ---- */
+
+static uint64_t read_word(const struct guest *g, size_t offset)
+{
+    uint64_t word = 0;
+
+    /* Not mapped: a worker that makes the file shorter must not kill us. */
+    return pread(g->state_fd, &word, sizeof(word), (off_t)offset) == sizeof(word) ? word : 0;
+}
+
+/* What tells whether a device got on: 0 if it had nothing in hand. */
+static uint64_t in_hand(const struct guest *g, const struct served_device *d)
+{
+    size_t slot = offsetof(struct state_file, slots) + d->slot * sizeof(struct device_state);
+    uint64_t sum = 0;
+
+    if (read_word(g, slot + offsetof(struct device_state, serving)) != 0)
+        sum = 1;
+    for (size_t i = 0; i < DEVICE_STATE_QUEUES; i++) {
+        size_t queue = slot + offsetof(struct device_state, queues) + i * sizeof(struct state_queue);
+        uint64_t avail = read_word(g, queue + offsetof(struct state_queue, avail));
+        uint64_t published = read_word(g, queue + offsetof(struct state_queue, published));
+        bool serving = read_word(g, queue + offsetof(struct state_queue, serving)) != 0;
+
+        /* Other types hold buffers that nothing is done with. */
+        if (serving || (d->node.virtio_id == BLOCK_DEVICE && published != 0 &&
+                        state_count(avail) != state_count(published)))
+            sum = state_hash(sum, avail + i) | 1;
+    }
+    return sum;
+}
+
+static void blame(struct guest *g)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+        struct served_device *d = &g->devices[i];
+        uint64_t now;
+
+        if (!d->used || !d->has_slot || d->state != SERVED_WAITING)
+            continue;
+        now = in_hand(g, d);
+        d->stuck_deaths = now != 0 && now == d->in_hand ? d->stuck_deaths + 1 : 0;
+        d->in_hand = now;
+        if (d->stuck_deaths < TRIES)
+            continue;
+        log_error("domain %u (%s), %s: %u workers have died with the same request of it: it needs a "
+                  "reset by its driver now",
+                  g->domid, g->name, d->name, TRIES + 1);
+        g->sacrificed |= 1u << d->slot;
+        d->stuck_deaths = 0;
+        d->in_hand = 0;
+        g->deaths = 1;
+    }
+}
+
+/* ---- the successor ---- */
+
+/* 0, -EBUSY, or a device was given up. */
+static int reopen(struct supervisor *s, struct guest *g, struct served_device *d, bool patient)
+{
+    const struct device_type *type = device_type_by_id(d->node.virtio_id);
+    char error[CONFIG_ERROR_LEN] = "";
+    int ret;
+
+    if (type->reopen != NULL)
+        ret = type->reopen(&d->config, error, sizeof(error));
+    else
+        ret = device_config_copy_kept(&d->config);
+    if (ret == -EBUSY && patient)
+        return ret;
+    if (ret < 0) {
+        if (error[0] == '\0')
+            snprintf(error, sizeof(error), "cannot be opened again: %s", strerror(-ret));
+        device_fail(s, g, d, error);
+        (void)xenstore_set_state(s->xs, &d->node.id, NODE_STATE_CLOSED);
+    }
+    d->reopen = false;
+    return 0;
+}
+
+static void start(struct supervisor *s, struct guest *g)
+{
+    int ret;
+
+    g->restart_at_ns = 0;
+    ret = guest_start_worker(s, g);
+    if (ret == 0)
+        return;
+    snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        if (g->devices[i].used && g->devices[i].state == SERVED_WAITING)
+            device_fail(s, g, &g->devices[i], g->failure);
+}
+
+static void try_start(struct supervisor *s, struct guest *g, int64_t now)
+{
+    bool busy = false;
+
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+        struct served_device *d = &g->devices[i];
+
+        if (d->used && d->state == SERVED_WAITING && d->reopen)
+            busy |= reopen(s, g, d, now < g->died_ns + REOPEN_BOUND_NS) == -EBUSY;
+    }
+    if (busy)
+        g->restart_at_ns = now + REOPEN_NS;
+    else
+        start(s, g);
+}
+
+bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
+{
+    int64_t now = monotonic_ns(), delay = 0;
+    bool any = false;
+
+    /* One that could not even begin does not get better; one that could not take over may. */
+    if (s->stopping || g->state_fd < 0 || (g->failure[0] != '\0' && g->restarts == 0))
+        return false;
+    g->deaths = now - g->started_ns < SOON_NS ? g->deaths + 1 : 1;
+    if (g->deaths > DEATHS_MAX) {
+        log_error("domain %u (%s): %u workers have died one after the other", g->domid, g->name,
+                  g->deaths);
+        return false;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+        struct served_device *d = &g->devices[i];
+
+        if (!d->used)
+            continue;
+        if (d->state == SERVED_REMOVING) {
+            device_close(s, d);
+        } else if (d->state == SERVED_ADDING || d->state == SERVED_READY) {
+            d->state = SERVED_WAITING;
+            d->reopen = true;
+        }
+        if (d->state != SERVED_WAITING)
+            continue;
+        any = true;
+        g->adopted |= 1u << d->slot;
+    }
+    log_warning("domain %u (%s): %s; another one takes over", g->domid, g->name,
+                g->failure[0] != '\0' ? g->failure : why);
+    g->failure[0] = '\0';
+    g->restarts++;
+    g->state = WORKER_STARTING;
+    g->kill_at_ns = 0;
+    g->died_ns = now;
+    if (any)
+        blame(g);
+    for (unsigned i = 3; i <= g->deaths && delay < DELAY_MAX_NS; i++)
+        delay = delay == 0 ? DELAY_FIRST_NS : MIN(2 * delay, DELAY_MAX_NS);
+    g->restart_at_ns = now + delay;
+    restart_due(s, now);
+    return true;
+}
+
+void restart_added(struct guest *g)
+{
+    if (g->died_ns == 0)
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        if (g->devices[i].used &&
+            (g->devices[i].state == SERVED_WAITING || g->devices[i].state == SERVED_ADDING))
+            return;
+    log_info("domain %u (%s): worker %d has taken over all devices, %lld ms after the other's end",
+             g->domid, g->name, (int)g->pid, (long long)((monotonic_ns() - g->died_ns) / 1000000));
+    g->died_ns = 0;
+}
+
+void restart_due(struct supervisor *s, int64_t now)
+{
+    for (struct guest *g = s->guests; g != NULL; g = g->next)
+        if (g->restart_at_ns != 0 && now >= g->restart_at_ns)
+            try_start(s, g, now);
+}
+
+int restart_timeout_ms(const struct supervisor *s, int64_t now)
+{
+    int64_t least = -1;
+
+    for (const struct guest *g = s->guests; g != NULL; g = g->next)
+        if (g->restart_at_ns != 0) {
+            int64_t left = MAX(g->restart_at_ns - now, 0) / 1000000 + 1;
+
+            least = least < 0 ? left : MIN(least, left);
+        }
+    return (int)MIN(least, INT64_C(1000));
+}

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Workers that die: at any store that outlives them, again and again. A driver that does only what it
+ * must (it notifies when it is asked to, it looks when it is interrupted) sees each request done, once.
+ */
+#include "driver.h"
+#include "kill.h"
+#include "unit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define QUEUES 2u
+#define QUEUE_SIZE 16u
+#define BUFFERS 24u
+#define BUFFER_LEN 128u
+
+struct buffer {
+    gpa_t at;
+    uint32_t len, seed;
+    bool out;
+};
+
+struct world {
+    struct machine *m;
+    struct driver d;
+    struct buffer buffers[QUEUES][BUFFERS];
+    uint32_t random, seed;
+    unsigned kills, done;
+    bool trapped[QUEUES]; /* vCPU 2 and on: one for each queue */
+    bool starting;        /* the driver is not up */
+};
+
+static uint32_t next_random(struct world *w)
+{
+    w->random ^= w->random << 13;
+    w->random ^= w->random >> 17;
+    w->random ^= w->random << 5;
+    return w->random;
+}
+
+static void die(void *arg)
+{
+    struct world *w = arg;
+
+    w->kills++;
+    machine_take_picture(w->m);
+}
+
+static void maybe_kill(struct world *w, unsigned stores)
+{
+    if (next_random(w) % 2 == 0)
+        kill_arm(next_random(w) % stores, die, w);
+}
+
+/* If it has died without an access in which that was seen. */
+static void survive(struct world *w)
+{
+    kill_disarm();
+    if (w->m->picture != NULL)
+        machine_succeed(w->m, false);
+}
+
+static void add_to(struct world *w, unsigned queue, unsigned n)
+{
+    struct ring *ring = &w->d.rings[queue];
+
+    for (unsigned i = 0; i < BUFFERS && n > 0; i++) {
+        struct buffer *b = &w->buffers[queue][i];
+        bool indirect = (ring->features & F_INDIRECT) != 0 && next_random(w) % 2 == 0;
+
+        if (b->out)
+            continue;
+        b->len = 1 + next_random(w) % BUFFER_LEN;
+        b->seed = w->seed++;
+        if (driver_add_echo(ring, b->at, b->len, b->seed, indirect) < 0)
+            break;
+        b->out = true;
+        n--;
+    }
+}
+
+static void add(struct world *w)
+{
+    unsigned queue = next_random(w) % QUEUES;
+
+    add_to(w, queue, 1 + next_random(w) % 4);
+    maybe_kill(w, 60);
+    driver_kick_if_needed(&w->d, (uint16_t)queue);
+    survive(w);
+}
+
+static unsigned take_all(struct world *w, unsigned queue)
+{
+    struct ring *ring = &w->d.rings[queue];
+    struct ring_used used;
+    unsigned n = 0;
+
+    while (ring_get(ring, &used)) {
+        struct buffer *b = NULL;
+
+        for (unsigned i = 0; i < BUFFERS; i++)
+            if (w->buffers[queue][i].out &&
+                w->buffers[queue][i].seed + 1 == (uint32_t)(uintptr_t)used.token)
+                b = &w->buffers[queue][i];
+        assert_non_null(b);
+        assert_int_equal(used.len, b->len);
+        assert_true(driver_check_echo(ring, b->at, b->len, b->seed));
+        b->out = false;
+        n++;
+    }
+    w->done += n;
+    return n;
+}
+
+static void take_used(struct world *w, unsigned queue)
+{
+    take_all(w, queue);
+    do {
+        ring_interrupts_on(&w->d.rings[queue]);
+        full_barrier();
+    } while (take_all(w, queue) > 0);
+}
+
+/* The worker is dead: the driver looks at its rings, adds to them, and is stuck in a notification. */
+static void meanwhile(void *arg)
+{
+    struct world *w = arg;
+    unsigned queue = next_random(w) % QUEUES;
+
+    if (w->starting || next_random(w) % 2 == 0)
+        return;
+    take_used(w, queue);
+    add_to(w, queue, next_random(w) % 8);
+    if (!ring_needs_kick(&w->d.rings[queue]))
+        return;
+    if (!w->trapped[queue] || fake_answered(w->m->fake, 2 + queue, NULL)) {
+        w->trapped[queue] = true;
+        fake_trap(w->m->fake, 2 + queue, REQUEST_WRITE, MACHINE_BASE + VIRTIO_MMIO_QUEUE_NOTIFY, 4,
+                  ring_notify_value(&w->d.rings[queue], (uint16_t)queue));
+    }
+}
+
+/* The driver's interrupt handler: 4.2.3.4. */
+static bool interrupts(struct world *w)
+{
+    bool any = false;
+
+    while (fake_take_irqs(w->m->fake, MACHINE_IRQ) > 0) {
+        any = true;
+        maybe_kill(w, 20);
+        driver_take_isr(w->m);
+        survive(w);
+        for (unsigned i = 0; i < QUEUES; i++)
+            take_used(w, i);
+    }
+    return any;
+}
+
+static void complete(struct world *w)
+{
+    struct test_device *td = test_device(w->m->dev);
+    unsigned n = td->n_held == 0 ? 0 : 1 + next_random(w) % td->n_held;
+
+    maybe_kill(w, 40);
+    for (unsigned i = 0; i < n; i++)
+        test_device_complete(td, next_random(w) % td->n_held);
+    machine_settle(w->m);
+    survive(w);
+}
+
+static void restart_driver(struct world *w)
+{
+    w->starting = true;
+    maybe_kill(w, 200);
+    driver_restart(&w->d);
+    survive(w);
+    w->starting = false;
+
+    for (unsigned i = 0; i < QUEUES; i++)
+        for (unsigned j = 0; j < BUFFERS; j++)
+            w->buffers[i][j].out = false;
+    for (unsigned i = 0; i < QUEUES; i++)
+        ring_interrupts_on(&w->d.rings[i]);
+}
+
+static unsigned out(const struct world *w)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < QUEUES; i++)
+        n += ring_in_flight(&w->d.rings[i]);
+    return n;
+}
+
+/* All that was added comes back, without another word of the driver. */
+static void finish(struct world *w)
+{
+    for (unsigned i = 0; i < 1000 && out(w) > 0; i++) {
+        machine_settle(w->m);
+        complete(w);
+        interrupts(w);
+    }
+    assert_int_equal(out(w), 0);
+}
+
+static unsigned live_and_die(uint64_t features, enum test_mode mode, uint32_t random, unsigned kills)
+{
+    const struct machine_config config = {
+        .state = true, .test = {.n_queues = QUEUES, .queue_size = QUEUE_SIZE, .mode = mode}};
+    struct world w = {.m = machine_create(&config), .random = random};
+
+    for (unsigned i = 0; i < QUEUES; i++)
+        for (unsigned j = 0; j < BUFFERS; j++)
+            w.buffers[i][j].at = guest_alloc(&w.m->heap[0], 2 * (size_t)BUFFER_LEN, 16);
+    driver_start(&w.d, w.m, features | F_VERSION_1, QUEUES, QUEUE_SIZE);
+    for (unsigned i = 0; i < QUEUES; i++)
+        ring_interrupts_on(&w.d.rings[i]);
+    w.m->meanwhile = meanwhile;
+    w.m->meanwhile_arg = &w;
+    while (w.kills < kills) {
+        switch (next_random(&w) % 32) {
+        case 0:
+            finish(&w);
+            break;
+        case 1:
+            restart_driver(&w);
+            break;
+        case 2 ... 12:
+            add(&w);
+            break;
+        case 13 ... 22:
+            complete(&w);
+            break;
+        default:
+            interrupts(&w);
+        }
+        assert_int_equal(w.m->stats->needs_reset, 0);
+    }
+    finish(&w);
+    assert_true(w.done > kills / 4);
+    kill_disarm();
+    driver_end(&w.d);
+    machine_destroy(w.m);
+    return w.kills;
+}
+
+/* The number of kills in each test; more of them by VIOD_KILLS. */
+static unsigned kills(void)
+{
+    const char *word = getenv("VIOD_KILLS");
+
+    return word != NULL ? (unsigned)strtoul(word, NULL, 10) : 1000;
+}
+
+#define LIVE(name, features, mode)                                                                 \
+    static void test_##name(void **state)                                                          \
+    {                                                                                              \
+        (void)state;                                                                               \
+        live_and_die(features, mode, 0x5eed, kills());                                             \
+    }
+LIVE(split, 0, TEST_ECHO)
+LIVE(split_held, 0, TEST_HOLD)
+LIVE(split_event_idx, F_EVENT_IDX | F_INDIRECT, TEST_ECHO)
+LIVE(split_event_idx_held, F_EVENT_IDX | F_INDIRECT, TEST_HOLD)
+LIVE(split_in_order, F_IN_ORDER | F_EVENT_IDX, TEST_HOLD)
+LIVE(packed, F_PACKED, TEST_ECHO)
+LIVE(packed_held, F_PACKED, TEST_HOLD)
+LIVE(packed_event_idx, F_PACKED | F_EVENT_IDX | F_INDIRECT, TEST_ECHO)
+LIVE(packed_event_idx_held, F_PACKED | F_EVENT_IDX | F_INDIRECT, TEST_HOLD)
+LIVE(packed_in_order, F_PACKED | F_IN_ORDER | F_EVENT_IDX, TEST_HOLD)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_split_held),
+        cmocka_unit_test(test_split_event_idx),
+        cmocka_unit_test(test_split_event_idx_held),
+        cmocka_unit_test(test_split_in_order),
+        cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_packed_held),
+        cmocka_unit_test(test_packed_event_idx),
+        cmocka_unit_test(test_packed_event_idx_held),
+        cmocka_unit_test(test_packed_in_order),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
