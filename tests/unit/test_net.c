@@ -1536,6 +1536,8 @@ static void test_row_11_endless_buffer(void **state)
     struct test t;
 
     (void)state;
+    if (getenv("VIOD_FAKE_GRANTS") != NULL)
+        skip(); /* nobody has references for 4 GiB, and what cannot be mapped at once is refused */
     start(&t, NULL);
     in[0] = (struct segment){t.in, HEADER};
     post(&t, 0, in, 1);
