@@ -666,6 +666,20 @@ static int receive_start(struct worker *w)
     return 0;
 }
 
+/*
+ * A predecessor may have died before it was told to yield, and the IOREQ server has its claims. Not so in
+ * a driver domain: where a device of its own was removed, nobody else answers.
+ */
+static int leave_slot(struct slot *slot)
+{
+    int ret;
+
+    slot->claimed = true;
+    ret = claim_slot(slot, false);
+    slot->claimed = false;
+    return ret == -ENOENT ? 0 : ret;
+}
+
 static int start(struct worker *w, char *error, size_t error_len)
 {
     struct loop_config config = {.entries = RING_ENTRIES,
@@ -696,6 +710,8 @@ static int start(struct worker *w, char *error, size_t error_len)
     for (size_t i = 0; i < ARRAY_SIZE(w->slots) && ret == 0; i++)
         if ((w->settings.claimed >> i & 1) != 0)
             ret = claim_slot(&w->slots[i], true);
+        else if (w->settings.precedence != 0)
+            ret = leave_slot(&w->slots[i]);
     if (ret < 0) {
         snprintf(error, error_len, "cannot claim the guest's virtio-mmio window: %s",
                  strerror(-ret));
