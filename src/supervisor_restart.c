@@ -210,7 +210,7 @@ void restart_added(struct guest *g)
     if (g->died_ns == 0)
         return;
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
-        if (g->devices[i].used &&
+        if (g->devices[i].used && !g->devices[i].unpublished &&
             (g->devices[i].state == SERVED_WAITING || g->devices[i].state == SERVED_ADDING))
             return;
     log_info("domain %u (%s): worker %d has taken over all devices, %lld ms after the other's end",
