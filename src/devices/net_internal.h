@@ -68,6 +68,7 @@ struct net_filter {
 struct net_state {
     struct net_filter filter;
     uint64_t pairs, offloads; /* as in struct net */
+    uint64_t coalesce[2];     /* of receive, of transmit queues: as the driver said it, 5.1.6.5.9 */
     uint64_t link;            /* enum net_link */
 };
 enum net_link { LINK_AS_CONFIGURED, LINK_SET_DOWN, LINK_SET_UP };
@@ -203,6 +204,11 @@ void net_control_settled(struct loop_work *work);
 int net_control_work(struct net *net, struct virtqueue *vq, int budget);
 void net_control_waited(struct loop_timer *timer);
 void net_control_stopped(struct net *net, struct virtqueue *vq);
+/*
+ * Interrupts of a direction's queues (0: receive, 1: transmit) wait: 5.1.6.5.9. Packets in the lower half
+ * of the setting, microseconds in the upper. Thread of the control queue; before it runs, the MMIO thread.
+ */
+void net_coalesce(struct net *net, unsigned direction, uint64_t setting);
 /* Back to what a device without a driver receives. */
 void net_filter_reset(struct net *net, uint64_t features);
 /* Any thread: may the guest get this frame? The first 18 bytes of it. */
