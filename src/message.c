@@ -56,12 +56,17 @@ int message_receive(int socket, struct message *message)
                          .msg_iovlen = 2,
                          .msg_control = &control,
                          .msg_controllen = sizeof(control)};
+    bool was_reset = false, again;
     ssize_t n;
 
     message->n_fds = 0;
     do {
         n = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC);
-    } while (n < 0 && errno == EINTR);
+        /* Linux says first, and once, that the other end went without having read all; what that had
+         * sent, perhaps why it went, is still to come. */
+        again = n < 0 && (errno == EINTR || (errno == ECONNRESET && !was_reset));
+        was_reset |= again && errno == ECONNRESET;
+    } while (again);
     if (n < 0)
         return errno == ECONNRESET ? 0 : -errno;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c != NULL; c = CMSG_NXTHDR(&msg, c))
