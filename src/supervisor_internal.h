@@ -58,7 +58,9 @@ struct guest {
     int stats_fd, state_fd;      /* -1: none yet; the same for all its workers */
     uint32_t adopted, sacrificed; /* slots, for the next worker's start_settings */
     unsigned restarts;           /* workers that have died */
-    unsigned deaths;             /* of these: soon after one another */
+    unsigned deaths;             /* of these: soon after one another, and nothing done in between */
+    uint64_t counts;             /* at the last of them: see supervisor_restart.c */
+    int64_t last_death_ns, pace_debt_ns; /* how far they have died faster than they should */
     int64_t started_ns, died_ns;
     int64_t restart_at_ns;       /* a successor is to be started then; 0: none */
     struct served_device devices[2 * STATS_DEVICES_MAX]; /* twice: old ones stay to be looked at */

@@ -20,8 +20,13 @@
 #define TRIES 3u
 /* One that lived this long did not die of what it had found. */
 #define SOON_NS (INT64_C(10) * 1000000000)
-/* Deaths in a row for which no device is to blame, until the guest is given up. */
+/* Deaths in a row for which no device is to blame, without a request done in between, until the guest
+ * is given up. */
 #define DEATHS_MAX 16u
+/* With requests done in between, the next one starts at once, but not more often than this for long:
+ * a guest that has found how to kill its worker must not keep the host busy. */
+#define PACE_NS (INT64_C(500) * 1000000)
+#define PACE_DEBT_NS (16 * PACE_NS)
 /* From the third death in a row on, doubled with each. */
 #define DELAY_FIRST_NS (INT64_C(100) * 1000000)
 #define DELAY_MAX_NS (INT64_C(5) * 1000000000)
@@ -77,6 +82,25 @@ static uint64_t in_hand(const struct guest *g, const struct served_device *d)
         if (serving || (d->node.virtio_id == BLOCK_DEVICE && published != 0 &&
                         state_count(avail) != state_count(published)))
             sum = state_hash(sum, avail + i) | 1;
+    }
+    return sum;
+}
+
+/* What tells whether any device got on. */
+static uint64_t all_counts(const struct guest *g)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+        const struct served_device *d = &g->devices[i];
+        size_t slot = offsetof(struct state_file, slots) + d->slot * sizeof(struct device_state);
+
+        if (!d->used || !d->has_slot)
+            continue;
+        for (size_t j = 0; j < DEVICE_STATE_QUEUES; j++)
+            sum = state_hash(sum, read_word(g, slot + offsetof(struct device_state, queues) +
+                                                   j * sizeof(struct state_queue) +
+                                                   offsetof(struct state_queue, published)));
     }
     return sum;
 }
@@ -161,13 +185,18 @@ static void try_start(struct supervisor *s, struct guest *g, int64_t now)
 
 bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
 {
-    int64_t now = monotonic_ns(), delay = 0;
+    int64_t now = monotonic_ns(), lived = now - g->started_ns, delay = 0;
+    uint64_t counts;
     bool any = false;
 
     /* One that could not even begin does not get better; one that could not take over may. */
     if (s->stopping || g->state_fd < 0 || (g->failure[0] != '\0' && g->restarts == 0))
         return false;
-    g->deaths = now - g->started_ns < SOON_NS ? g->deaths + 1 : 1;
+    counts = all_counts(g);
+    g->deaths = lived < SOON_NS && counts == g->counts ? g->deaths + 1 : 1;
+    g->counts = counts;
+    g->pace_debt_ns = MAX(g->pace_debt_ns + PACE_NS - (now - g->last_death_ns), 0);
+    g->last_death_ns = now;
     if (g->deaths > DEATHS_MAX) {
         log_error("domain %u (%s): %u workers have died one after the other", g->domid, g->name,
                   g->deaths);
@@ -200,6 +229,8 @@ bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
         blame(g);
     for (unsigned i = 3; i <= g->deaths && delay < DELAY_MAX_NS; i++)
         delay = delay == 0 ? DELAY_FIRST_NS : MIN(2 * delay, DELAY_MAX_NS);
+    if (g->pace_debt_ns > PACE_DEBT_NS)
+        delay = MAX(delay, g->pace_debt_ns - PACE_DEBT_NS);
     g->restart_at_ns = now + delay;
     restart_due(s, now);
     return true;
