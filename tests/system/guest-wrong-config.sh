@@ -89,11 +89,19 @@ try value "virtio=$(blk_devices 1)"
 told value blk0 '/etc/viod/value.conf:3: .*queues'
 end value
 
+# Without the toolstack's help: it writes 0 or 1.
 configure grants <<<"[blk0]
 path = $IMAGES/other"
-try grants 'virtio=["type=virtio,device2,transport=mmio,grant_usage=1"]'
-told grants blk0 'grant_usage'
-in_xenstore grants 0 'grant_usage'
+try grants "virtio=$(blk_devices 1)"
+check "grants: the device is served" wait_for 60 'served grants blk0'
+for key in frontend frontend-id online transport type irq base; do
+    nodes+=("$backend/$id/5/$key" "$(xenstore-read "$backend/$id/0/$key")")
+done
+xenstore-write "${nodes[@]}" "$backend/$id/5/grant_usage" some "$backend/$id/5/state" 1
+check "grants: the log says what is wrong" logged "$backend/$id/5/grant_usage.*some"
+check "grants: the other device is still served" served grants blk0
+xenstore-rm "$backend/$id/5"
+nodes=()
 end grants
 
 try device7 'virtio=["type=virtio,device7,transport=mmio"]'
