@@ -43,7 +43,7 @@ for ((n = 1; n <= KILLS; n++)); do
     kill -9 "$victim"
     wait_for 30 "replaced $victim" || give_up "kill $n: no successor"
     wait_for 60 "[[ \$(device g1 blk0 requests) -gt $before ]]" || give_up "kill $n: the guest stands still"
-    sleep 0.$((RANDOM % 9))
+    sleep $((RANDOM % 2)).$((RANDOM % 10))
 done
 check_job "the guest's verified I/O goes on to its end" "$g1_job"
 check "the log says it" logged "domain $id \\(g1\\): the worker was killed by signal 9"
