@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "config.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -535,6 +536,7 @@ static uint32_t daemon_uint(const struct file_section *section, const char *name
 static int daemon_file_check(const struct config_file *file, char *error, size_t error_len)
 {
     char why[WHY_LEN];
+    cpu_set_t cpus;
 
     for (size_t i = 0; i < file->n_sections; i++) {
         const struct file_section *section = &file->sections[i];
@@ -553,8 +555,37 @@ static int daemon_file_check(const struct config_file *file, char *error, size_t
                 return config_unknown_key(file->path, section, entry, daemon_keys, error, error_len);
             if (config_value_check(key, entry->value, why, sizeof(why)))
                 return config_fail(error, error_len, "%s:%d: %s", file->path, entry->line, why);
+            if (!strcmp(key->name, "cpus") && config_parse_cpus(entry->value, &cpus) < 0)
+                return config_fail(error, error_len,
+                                   "%s:%d: cpus = %s: expected all, or numbers and ranges of CPUs up to %d, "
+                                   "as in 0-1,3",
+                                   file->path, entry->line, entry->value, CPU_SETSIZE - 1);
         }
     }
+    return 0;
+}
+
+int config_parse_cpus(const char *list, cpu_set_t *cpus)
+{
+    CPU_ZERO(cpus);
+    if (!strcmp(list, "all"))
+        return 0;
+    do {
+        unsigned long first, last;
+        char *end;
+
+        if (!isdigit((unsigned char)*list))
+            return -EINVAL;
+        first = last = strtoul(list, &end, 10);
+        if (*end == '-' && isdigit((unsigned char)end[1]))
+            last = strtoul(end + 1, &end, 10);
+        if (first > last || last >= CPU_SETSIZE || (*end != ',' && *end != '\0') ||
+            (*end == ',' && end[1] == '\0'))
+            return -EINVAL;
+        for (; first <= last; first++)
+            CPU_SET(first, cpus);
+        list = end + (*end == ',');
+    } while (*list != '\0');
     return 0;
 }
 
@@ -587,6 +618,7 @@ int daemon_config_load(const char *path, struct daemon_config *config, char *err
     config->worker_uid_base = daemon_uint(section, "worker-uid-base");
     config->iothreads_auto = !strcmp(daemon_value(section, "iothreads"), "auto");
     config->iothreads = daemon_uint(section, "iothreads");
+    (void)config_parse_cpus(daemon_value(section, "cpus"), &config->cpus);
     config->poll_max_us = daemon_uint(section, "poll-max-us");
 out:
     config_file_free(&file);

@@ -7,6 +7,8 @@
 #ifndef VIOD_CONFIG_H
 #define VIOD_CONFIG_H
 
+#include <sched.h>
+
 #include "backend.h"
 #include "types.h"
 
@@ -48,6 +50,7 @@ struct daemon_config {
     uint32_t worker_uid_base;  /* a worker's uid and gid: base + domid */
     uint32_t iothreads;        /* I/O threads per worker; 0: the MMIO thread does all */
     bool iothreads_auto;       /* "auto": by the number of CPUs */
+    cpu_set_t cpus;            /* where workers run; empty: anywhere */
     uint32_t poll_max_us;      /* adaptive polling, longest; 0 = off */
 };
 
@@ -195,6 +198,8 @@ int disk_presets(const char *params, bool read_only, bool discard_enable, char *
                  size_t text_len, const char *presets[DISK_PRESETS]);
 
 /* The daemon's file. Missing file: defaults. */
+/* "0-1,3"; "all" gives an empty set; -EINVAL. */
+int config_parse_cpus(const char *list, cpu_set_t *cpus);
 int daemon_config_load(const char *path, struct daemon_config *config, char *error,
                        size_t error_len);
 void daemon_config_free(struct daemon_config *config);

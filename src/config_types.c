@@ -28,6 +28,8 @@ const struct config_key daemon_keys[] = {
      .max = 4294901759, .help = "a worker's uid and gid are this number plus its guest's domid"},
     {.name = "iothreads", .type = KEY_CHOICE, .default_value = "auto",
      .choices = "auto 0 1 2 3 4 5 6 7 8", .help = "I/O threads of each worker"},
+    {.name = "cpus", .type = KEY_STRING, .default_value = "all", .max = 255,
+     .help = "CPUs that workers may run on, as in 0-1,3"},
     {.name = "poll-max-us", .type = KEY_UINT, .default_value = "2000", .min = 0, .max = 10000,
      .help = "longest time that a worker polls before it sleeps, in microseconds; 0 = never"},
     {.name = NULL},

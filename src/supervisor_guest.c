@@ -134,7 +134,8 @@ static void exec_worker(int socket)
 
 static uint32_t io_threads(const struct daemon_config *config)
 {
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    long cpus = CPU_COUNT(&config->cpus) > 0 ? CPU_COUNT(&config->cpus)
+                                             : sysconf(_SC_NPROCESSORS_ONLN);
 
     if (!config->iothreads_auto)
         return config->iothreads;
@@ -181,6 +182,11 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
     if (g->pid == 0)
         exec_worker(pair[1]);
     close(pair[1]);
+    /* Before it starts threads: they inherit it. */
+    if (CPU_COUNT(&s->config->cpus) > 0 &&
+        sched_setaffinity(g->pid, sizeof(s->config->cpus), &s->config->cpus) < 0)
+        log_warning("domain %u (%s): its worker runs on any CPU, since none of those that viod.conf "
+                    "gives with cpus = is there: %s", g->domid, g->name, strerror(errno));
     g->socket = pair[0];
     fcntl(g->socket, F_SETFL, O_NONBLOCK);
     g->state = WORKER_STARTING;

@@ -359,6 +359,7 @@ static void test_daemon_file(void **state)
                                "log-level = debug\n"
                                "worker-uid-base = 65536\n"
                                "iothreads = 8\n"
+                               "cpus = 0-1,3\n"
                                "poll-max-us = 0\n";
     static const struct {
         const char *text, *error;
@@ -369,6 +370,11 @@ static void test_daemon_file(void **state)
         {"[viod]\nworker-uid-base = 0\n", ":2: worker-uid-base = 0: is out of range; write a "
                                           "number from 65536 to 4294901759"},
         {"[viod]\nrun-dir = run\n", ":2: run-dir = run: is not an absolute path"},
+        {"[viod]\ncpus = 1-\n", ":2: cpus = 1-: expected all, or numbers and ranges of CPUs"},
+        {"[viod]\ncpus = 3-1\n", ":2: cpus = 3-1: expected"},
+        {"[viod]\ncpus = 0,,1\n", ":2: cpus = 0,,1: expected"},
+        {"[viod]\ncpus = 0,\n", ":2: cpus = 0,: expected"},
+        {"[viod]\ncpus = 0-99999999999999999999\n", ":2: cpus = 0-99999999999999999999: expected"},
         {"[blk0]\npath = /x\n", ":1: unknown section [blk0]; this file has only [viod]"},
         {"[viod\n", ":1: the section heading has no ]"},
     };
@@ -383,6 +389,7 @@ static void test_daemon_file(void **state)
     assert_int_equal(config.worker_uid_base, 1996488704);
     assert_true(config.iothreads_auto);
     assert_int_equal(config.poll_max_us, 2000);
+    assert_int_equal(CPU_COUNT(&config.cpus), 0);
 
     /* What is installed changes nothing. */
     assert_int_equal(daemon_config_load(DEFAULTS_FILE, &defaults, error, sizeof(error)), 0);
@@ -399,6 +406,9 @@ static void test_daemon_file(void **state)
     assert_false(config.iothreads_auto);
     assert_int_equal(config.iothreads, 8);
     assert_int_equal(config.poll_max_us, 0);
+    assert_int_equal(CPU_COUNT(&config.cpus), 3);
+    assert_false(CPU_ISSET(2, &config.cpus));
+    assert_true(CPU_ISSET(3, &config.cpus));
     daemon_config_free(&config);
 
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
