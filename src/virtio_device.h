@@ -150,9 +150,12 @@ struct virtio_queue {
     int64_t arrival_ns, wanted_ns; /* when buffers last came; when the interrupt was first wanted */
     int64_t full_ns; /* since when all of `depth` are here, while some are not done; or 0 */
     int64_t tail_ns; /* how long that lasts, usually */
+    bool napping;    /* the interrupt waits, and hold_timer is set; notifications are off */
+    bool probing;    /* it waits to find out what `depth` is */
+    unsigned probe_in, probe_next; /* interrupts until the next time */
+    struct loop_timer hold_timer;
     /* What the driver said about its interrupts: see virtio_queue_coalesce. Any thread. */
     _Atomic uint32_t coalesce_buffers, coalesce_us;
-    struct loop_timer coalesce_timer;
 };
 
 struct virtio_device {
@@ -183,6 +186,7 @@ struct virtio_device {
     _Atomic int64_t irq_raised_ns; /* 0: acknowledged */
     _Atomic int64_t irq_cost_ns;   /* what an interrupt takes the driver until it acknowledges it */
     int64_t irq_hold_max_ns;       /* an interrupt that waits for company waits no longer */
+    int64_t irq_nap_max_ns;        /* nor, without polling, for so long without a look at the rings */
     uint32_t config_generation;
     uint8_t config[VIRTIO_CONFIG_MAX];
     uint16_t config_len;

@@ -14,6 +14,12 @@
 #define SUBMIT_BATCH 8u
 /* How long the last requests take until more is known: too long for an early interrupt. */
 #define TAIL_FIRST_NS 1000000000
+/* Without polling, an interrupt that waits for company waits asleep: at least for as long as a sleep is
+ * worth its price. */
+#define NAP_MIN_NS 20000
+/* Interrupts until one waits to see whether there would be company: at first, and at most. */
+#define PROBE_FIRST 16u
+#define PROBE_MAX 1024u
 /* How long a driver may take from its acknowledgement to its look at the rings. */
 #define RECHECK_NS 1000000
 
@@ -72,6 +78,25 @@ static bool hold_submission(const struct virtio_queue *q)
            still_adding(q, monotonic_ns());
 }
 
+enum hold { HOLD_NOT, HOLD_SPINNING, HOLD_ASLEEP };
+
+/*
+ * Without polling, the interrupt for one request stops the driver before it has added the next one,
+ * however many it could keep outstanding: only now and then waiting shows that. More rarely each time
+ * that it was in vain: those of a driver that waits for each request hardly ever wait.
+ */
+static bool probe(struct virtio_queue *q)
+{
+    if (q->probing)
+        return true;
+    if (--q->probe_in > 0)
+        return false;
+    q->probe_in = q->probe_next;
+    q->probe_next = MIN(2 * q->probe_next, PROBE_MAX);
+    q->probing = true;
+    return true;
+}
+
 /*
  * A fast backend has a request done while the driver still prepares the next one. An interrupt for
  * each would cost the driver two traps (InterruptStatus, InterruptACK), in which it adds nothing, so
@@ -83,26 +108,36 @@ static bool hold_submission(const struct virtio_queue *q)
  * Between the interrupt and its acknowledgement, after which the driver looks at the ring, the last
  * requests go on: where they are usually done within that time, the interrupt does not wait for them.
  * If they are late for once, an interrupt of their own follows: virtqueue_flush asks the ring.
+ *
+ * Where polling is off, or does not pay, the loop sleeps meanwhile, and the driver need not notify it:
+ * it wakes up by itself, and finds many where there had been a trap for each.
  */
-static bool hold_interrupt(struct virtio_queue *q)
+static enum hold hold_interrupt(struct virtio_queue *q)
 {
+    bool polls = loop_polling_pays(q->loop);
     int64_t now, cost;
 
-    if (!q->may_hold || q->completed >= q->depth || !loop_polling_pays(q->loop))
-        return false;
+    if (!q->may_hold || (q->completed >= q->depth && (polls || !probe(q))))
+        return HOLD_NOT;
     now = monotonic_ns();
     cost = atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed);
-    if (q->full_ns != 0 && now - q->full_ns + cost >= q->tail_ns) {
+    if (!polls) {
+        cost = MAX(MIN(cost, q->dev->irq_nap_max_ns), NAP_MIN_NS);
+    } else if (q->full_ns != 0 && now - q->full_ns + cost >= q->tail_ns) {
         q->early = virtqueue_in_flight(q->vq);
-        return false;
+        return HOLD_NOT;
     }
     if (now - q->arrival_ns < cost &&
-        now - q->wanted_ns < MIN(HOLD_MAX_COSTS * cost, q->dev->irq_hold_max_ns))
-        return true;
+        now - q->wanted_ns < MIN(HOLD_MAX_COSTS * cost, q->dev->irq_hold_max_ns)) {
+        if (polls)
+            return HOLD_SPINNING;
+        loop_set_timer(q->loop, &q->hold_timer, q->arrival_ns + cost - now);
+        return HOLD_ASLEEP;
+    }
     /* It has no more, or is only held up: what is far below the belief changes it by half. */
     q->depth = q->completed >= q->depth / 2 ? q->completed : (q->depth + q->completed) / 2;
     q->depth = MAX(q->depth, 1u);
-    return false;
+    return HOLD_NOT;
 }
 
 /*
@@ -119,13 +154,13 @@ static bool coalesce(struct virtio_queue *q)
     left = q->wanted_ns + ns - monotonic_ns();
     if (left <= 0)
         return false;
-    if (q->coalesce_timer.due_ns == 0 || q->coalesce_timer.due_ns > q->wanted_ns + ns + left / 8)
-        loop_set_timer(q->loop, &q->coalesce_timer, left);
+    if (q->hold_timer.due_ns == 0 || q->hold_timer.due_ns > q->wanted_ns + ns + left / 8)
+        loop_set_timer(q->loop, &q->hold_timer, left);
     return true;
 }
 
 /* The loop turns, and so the queue is looked at. */
-static void coalesced(struct loop_timer *timer)
+static void look_again(struct loop_timer *timer)
 {
     (void)timer;
 }
@@ -141,10 +176,10 @@ void virtio_queue_coalesce(struct virtio_device *dev, unsigned index, uint32_t b
 
 static void deliver_interrupt(struct virtio_queue *q)
 {
-    bool waited = q->depth > 1 || q->coalesce_timer.due_ns != 0 || coalesce_ns(q) > 0;
+    bool waited = q->depth > 1 || q->hold_timer.due_ns != 0 || coalesce_ns(q) > 0;
 
-    loop_cancel_timer(q->loop, &q->coalesce_timer);
-    q->irq_wanted = false;
+    loop_cancel_timer(q->loop, &q->hold_timer);
+    q->irq_wanted = q->napping = q->probing = false;
     q->delivered = q->completed + q->early;
     q->completed = 0;
     /* The driver may have come for them by itself meanwhile. */
@@ -180,6 +215,8 @@ static void note_arrival(struct virtio_queue *q)
     if (q->delivered > 0)
         depth = MAX(depth, 2 * q->delivered);
     outstanding = virtqueue_in_flight(q->vq) + q->completed;
+    if (q->probing && outstanding > q->depth)
+        q->probe_in = q->probe_next = PROBE_FIRST; /* there is company, perhaps more of it */
     q->depth = MIN(MAX(depth, outstanding), q->setup.size);
     q->full_ns = outstanding >= q->depth && virtqueue_in_flight(q->vq) > 0 ? q->arrival_ns : 0;
 }
@@ -228,7 +265,7 @@ static bool drain(struct virtio_queue *q)
         q->poller.hot = false;
         loop_remove_poller(q->loop, &q->poller);
         loop_cancel_timer(q->loop, &q->recheck_timer);
-        loop_cancel_timer(q->loop, &q->coalesce_timer);
+        loop_cancel_timer(q->loop, &q->hold_timer);
         if (q->dev->ops->queue_stopped != NULL)
             q->dev->ops->queue_stopped(q->dev, q->vq);
         virtqueue_stop(q->vq);
@@ -267,7 +304,7 @@ static bool queue_poll(struct loop_poller *poller)
     struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
     struct virtio_device *dev = q->dev;
     int n, taken = 0;
-    bool progress, spins;
+    bool progress;
 
     if (q->stopping || q->pausing)
         return drain(q);
@@ -292,11 +329,14 @@ static bool queue_poll(struct loop_poller *poller)
         progress |= n < 0;
     }
     progress |= flush(q); /* what was done at once */
-    spins = q->irq_wanted && !coalesce(q);
-    if (spins && !hold_interrupt(q)) {
-        deliver_interrupt(q);
-        progress = true;
-        spins = false;
+    q->napping = false;
+    if (q->irq_wanted && !coalesce(q)) {
+        enum hold hold = hold_interrupt(q);
+
+        q->napping = hold == HOLD_ASLEEP;
+        progress |= hold != HOLD_ASLEEP;
+        if (hold == HOLD_NOT)
+            deliver_interrupt(q);
     }
     if (hold_submission(q)) {
         loop_submit_later(q->loop);
@@ -304,14 +344,15 @@ static bool queue_poll(struct loop_poller *poller)
     } else if (taken > 0) {
         loop_submit_now(q->loop); /* even if another queue of this loop would wait */
     }
-    return progress || spins;
+    return progress;
 }
 
 static bool queue_arm(struct loop_poller *poller)
 {
     struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
 
-    return may_look(q) && virtqueue_enable_notify(q->vq);
+    /* Who naps looks at the ring when it is over. */
+    return may_look(q) && !q->napping && virtqueue_enable_notify(q->vq);
 }
 
 static void queue_disarm(struct loop_poller *poller)
@@ -340,11 +381,12 @@ static void run_start(struct loop_work *work)
     q->stalled = false;
     q->held = false;
     q->is_paused = false;
-    q->irq_wanted = false;
+    q->irq_wanted = q->napping = q->probing = false;
     q->completed = q->delivered = q->early = 0;
     q->full_ns = 0;
     q->tail_ns = TAIL_FIRST_NS;
     q->depth = 1;
+    q->probe_in = q->probe_next = PROBE_FIRST;
     q->may_hold = q->dev->ops->requests && virtio_has_feature(q->dev, VIRTIO_RING_F_EVENT_IDX);
     q->poller.hot = true;
     if (q->dev->ops->queue_started != NULL)
@@ -409,7 +451,7 @@ void virtio_queue_init(struct virtio_queue *q)
     q->kick.run = run_kick;
     q->recheck.run = run_recheck;
     q->recheck_timer.expired = recheck_now;
-    q->coalesce_timer.expired = coalesced;
+    q->hold_timer.expired = look_again;
     q->pause.run = run_pause;
     q->resume.run = run_resume;
     q->poller.poll = queue_poll;

@@ -150,6 +150,7 @@ void machine_balloon_out(struct machine *m, uint64_t gpa, size_t pages)
 }
 
 static const struct loop_config loop_config = {.poll_max_ns = 50000, .entries = 64};
+static const struct loop_config asleep_config = {.entries = 64};
 
 static void *io_main(void *arg)
 {
@@ -290,7 +291,7 @@ int machine_try_create(const struct machine_config *config, struct machine **out
     if (config->grants || getenv("VIOD_FAKE_GRANTS") != NULL)
         if (grant_memory_create(m->hv, &m->grants) != 0)
             fake_die("no memory");
-    ret = event_loop_create(&loop_config, &m->loop);
+    ret = event_loop_create(config->no_polling ? &asleep_config : &loop_config, &m->loop);
     if (ret != 0)
         fake_die("event_loop_create: %s", strerror(-ret));
     m->io_loop = m->loop;

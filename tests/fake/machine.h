@@ -30,6 +30,7 @@ struct machine_config {
     const struct device_config *device;   /* NULL: `test`. Say MACHINE_BASE and MACHINE_IRQ in it */
     struct test_device_config test;
     bool io_thread;
+    bool no_polling;                      /* without io_thread */
     bool grants; /* grant_usage=1; also with VIOD_FAKE_GRANTS in the environment */
     bool state;                           /* keep it for a successor: see machine_picture */
 };

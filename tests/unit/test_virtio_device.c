@@ -765,6 +765,90 @@ static void test_held_interrupt_comes_by_itself(void **state)
     driver_end(&d);
 }
 
+/* As if it had lasted long enough. */
+static void end_nap(struct driver *d)
+{
+    atomic_store(&d->m->dev->irq_cost_ns, 0);
+    d->m->dev->queues[0].arrival_ns = 0;
+    turn(d);
+}
+
+/* Without polling, interrupts wait asleep: who keeps several out is found out by a try now and then. */
+static void test_interrupt_waits_asleep(void **state)
+{
+    struct machine_config config = {.no_polling = true};
+
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct machine *m = machine_create(&config);
+        struct virtio_queue *q = &m->dev->queues[0];
+        uint64_t expected = 0;
+        unsigned waited = 0;
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1 | F_EVENT_IDX | (packed ? F_PACKED : 0), 1, 16);
+        want_interrupt(&d.rings[0]);
+        m->dev->irq_hold_max_ns = INT64_MAX;
+        m->dev->irq_nap_max_ns = INT64_MAX;
+        /* A driver that waits for each request: few of its interrupts wait. */
+        for (unsigned i = 0; i < 2000; i++) {
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+            add(&d, 0, 1);
+            turn(&d);
+            if (interrupts(m) == expected) {
+                waited++;
+                end_nap(&d);
+            }
+            assert_int_equal(interrupts(m), ++expected);
+            handle(&d, 1);
+        }
+        assert_int_equal(waited, 7); /* the 16th, 32nd, 64th, ..., 1024th */
+        assert_int_equal(q->depth, 1);
+
+        /* Until it keeps several out: they are found when one waits. */
+        q->probe_in = 1;
+        for (unsigned i = 0; i < 4; i++) {
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+            add(&d, 0, 1);
+            turn(&d);
+            assert_int_equal(interrupts(m), expected);
+            assert_true(q->napping);
+            assert_int_not_equal(q->hold_timer.due_ns, 0);
+        }
+        end_nap(&d);
+        assert_int_equal(interrupts(m), ++expected);
+        assert_int_equal(q->depth, 4);
+        assert_false(q->napping);
+        handle(&d, 4);
+        /* From then on one interrupt for all of them, and no nap after the last. */
+        for (unsigned i = 0; i < 10; i++) {
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+            q->probe_in = 2;
+            for (unsigned j = 0; j < 4; j++) {
+                assert_int_equal(interrupts(m), expected);
+                add(&d, 0, 1);
+                turn(&d);
+            }
+            assert_int_equal(interrupts(m), ++expected);
+            assert_int_equal(q->hold_timer.due_ns, 0);
+            handle(&d, 4);
+        }
+        /* A nap ends with a pause, and with the device. */
+        atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+        add(&d, 0, 1);
+        turn(&d);
+        assert_true(q->napping);
+        machine_balloon_out(m, FAKE_BANK1_BASE, 1);
+        assert_int_equal(interrupts(m), ++expected);
+        handle(&d, 1);
+        atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+        add(&d, 0, 1);
+        turn(&d);
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -790,6 +874,7 @@ int main(void)
         cmocka_unit_test(test_interrupt_waits_for_a_busy_driver),
         cmocka_unit_test(test_interrupt_overtakes_the_last_requests),
         cmocka_unit_test(test_held_interrupt_comes_by_itself),
+        cmocka_unit_test(test_interrupt_waits_asleep),
     };
 
     return cmocka_run_group_tests_name("virtio_device", tests, NULL, NULL);
