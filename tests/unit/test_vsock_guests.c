@@ -86,6 +86,8 @@ static void test_call_out(void **state)
     assert_hears(host, "to the host");
     assert_hears(fd, "to the guest");
     assert_int_equal(counter(&t, COUNT_CONNECTIONS), 2);
+    for (uint32_t cid = 3; cid < 20000; cid++) /* also where they share a bucket */
+        assert_true(cid == OTHER || vsock_find(vs_of(&t), cid, 1000, 80) == NULL);
     guest_says(&t, STREAM, OP_SHUTDOWN, 1000, 80, NO_RCV | NO_SEND);
     expect_packet(&t, OP_RST, 80, 1000);
     assert_hears(fd, "");
