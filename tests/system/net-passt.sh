@@ -39,13 +39,21 @@ mkdir -p /tmp/www && head -c 8M /dev/urandom >/tmp/www/file
 sum=$(md5sum </tmp/www/file)
 socat -U TCP-LISTEN:8000,bind=127.0.0.1,reuseaddr,fork OPEN:/tmp/www/file,rdonly &
 check "8 MiB from dom0" same "$(nguest g1 'socat -u TCP:192.0.2.1:8000 STDOUT | md5sum')" "$sum"
-kill "$passt"
+# It is killed under load.
+socat -U TCP-LISTEN:8001,bind=127.0.0.1,reuseaddr,fork OPEN:/dev/zero,rdonly &
+before=$(number g1 .rx.bytes)
+nguest_job g1 'timeout 60 socat -u TCP:192.0.2.1:8001 OPEN:/dev/null; true'
+load=$job
+must "there is load" wait_for "$LONG" '[[ $(number g1 .rx.bytes) -gt $((before + 3000000)) ]]'
+kill -9 "$passt"
 carrier() { nguest g1 'cat /sys/class/net/$(nic)/carrier'; }
 check "without passt there is no link" wait_for "$LONG" '[[ $(carrier) == 0 ]]'
 sleep 3
 check "the log says so once" same "$(grep -c 'net0: its interface is gone' "$VIOD_LOG")" 1
+wait "$passt" 2>/dev/null
 start_passt
 check "with it there is" wait_for "$LONG" '[[ $(carrier) == 1 ]]'
 check "8 MiB again" same "$(nguest g1 'socat -u TCP:192.0.2.1:8000 STDOUT | md5sum')" "$sum"
+check_job "the load came to its end" "$load"
 check "nothing broke" no_errors
 finish
