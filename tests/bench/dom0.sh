@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# shellcheck disable=SC2154  # variables of the plan
+# shellcheck disable=SC2034,SC2154  # variables of the plan, and for back ends
 # The part of the benchmark that runs in dom0: starts back ends and jobs in turn, and leaves what it
 # read in $OUT, one folder per measurement. It computes nothing.
 

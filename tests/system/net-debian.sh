@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
+# shellcheck disable=SC2016,SC2154  # the guest's shell expands; variables of the files below
 # checks: an unmodified Debian, all of its devices by viod: login on its console, DHCP, apt's download, entropy
 # boot: --debian
 # files: common.bash net.bash console.bash

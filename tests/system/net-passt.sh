@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# shellcheck disable=SC2016,SC2154  # the guest's shell expands; $job comes from nguest_job
+# shellcheck disable=SC2016,SC2034,SC2154  # wait_for expands; the guest's shell expands; $job comes from nguest_job
 # checks: a guest behind passt gets an address and a file, and survives its end
 # files: common.bash net.bash
 # timeout: 1500

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# shellcheck disable=SC2016,SC2154  # the guests' shells expand; $job comes from guest_job
+# shellcheck disable=SC2016,SC2034,SC2154  # wait_for expands; the guests' shells expand; $job comes from guest_job
 # checks: guests whose configuration wants it connect to each other through vsock, and no other guests do
 # files: common.bash vsock.bash
 # timeout: 1800
