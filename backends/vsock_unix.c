@@ -143,3 +143,55 @@ enum vsock_end vsock_end(int fd)
         return VSOCK_GONE;
     return (p.revents & POLLRDHUP) != 0 ? VSOCK_SENDS_NO_MORE : VSOCK_STILL_SENDS;
 }
+
+int vsock_pass_call(int channel, const struct vsock_call *call, int fd)
+{
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)call, .iov_len = sizeof(*call)};
+    struct msghdr message = {.msg_iov = &iov,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof(control)};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    ssize_t ret;
+
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &fd, sizeof(int));
+    do {
+        ret = sendmsg(channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (ret < 0 && errno == EINTR);
+    if (ret >= 0)
+        return 0;
+    /* ETOOMANYREFS: descriptors on their way that nobody takes. */
+    return errno == ETOOMANYREFS ? -EAGAIN : -errno;
+}
+
+int vsock_take_call(int channel, struct vsock_call *call)
+{
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    struct iovec iov = {.iov_base = call, .iov_len = sizeof(*call)};
+    struct msghdr message = {.msg_iov = &iov,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof(control)};
+    struct cmsghdr *header;
+    ssize_t ret;
+    int fd;
+
+    do {
+        ret = recvmsg(channel, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    } while (ret < 0 && errno == EINTR);
+    if (ret <= 0)
+        return ret == 0 ? -EPIPE : -errno;
+    header = CMSG_FIRSTHDR(&message);
+    if (header == NULL || header->cmsg_type != SCM_RIGHTS)
+        return -EMFILE; /* the kernel drops what does not fit into our table of descriptors */
+    memcpy(&fd, CMSG_DATA(header), sizeof(int));
+    if ((size_t)ret != sizeof(*call)) {
+        close(fd);
+        return -EBADMSG;
+    }
+    return fd;
+}

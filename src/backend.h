@@ -121,6 +121,19 @@ enum vsock_end {
     VSOCK_GONE,          /* and receives no more */
 };
 enum vsock_end vsock_end(int fd);
+
+/* A call of another guest, on its way from the supervisor to the worker of the guest that is called. */
+struct vsock_call {
+    uint32_t from_cid, from_port, to_port;
+    bool seqpacket;
+};
+/* Supervisor: with the called one's end of the connection, a copy of which goes along. 0 or -errno; -EAGAIN:
+ * too many wait already. */
+int vsock_pass_call(int channel, const struct vsock_call *call, int fd);
+/* Worker: the next one; its end, owned by the caller, or -errno. -EAGAIN: there is none now; -EPIPE: there
+ * will be none any more. */
+int vsock_take_call(int channel, struct vsock_call *call);
+
 /* ---- character streams: the host's end of a console's port ---- */
 
 enum stream_kind {

@@ -20,6 +20,17 @@
 
 /* clang-format on */
 
+/* Socket devices of guests that may call each other: config_vsock_guests.c. */
+/* Makes this one known. The descriptor is for its worker, which gets calls there (vsock_take_call); or
+ * -errno with a message. config->host belongs to this file from now on. */
+int vsock_guests_join(struct device_config *config, uint32_t cid, char *error, size_t error_len);
+/* No calls of it or for it any more; also if it has not joined. */
+void vsock_guests_leave(struct device_config *config);
+/* It calls port to_port of the guest `cid`: the descriptor for its end of the connection, on which "OK …"
+ * comes when the other one has accepted, or nothing; or -errno with a message. */
+int vsock_guests_call(const struct device_config *config, uint32_t cid, uint32_t to_port,
+                      uint32_t from_port, bool seqpacket, char *error, size_t error_len);
+
 /* Each in the file config_<type>.c. */
 extern const struct device_type net_type, console_type, vsock_type;
 

@@ -29,6 +29,8 @@ static const struct config_key vsock_keys[] = {
     {.name = "buffer-size", .type = KEY_UINT, .default_value = "128", .min = 4, .max = 1024,
      .choices = "4 8 16 32 64 128 256 512 1024",
      .help = "KiB that wait, for each connection, for a host side that does not read"},
+    {.name = "guest-to-guest", .type = KEY_STRING, .default_value = "no",
+     .help = "other guests that it may call, and that may call it: no, yes (all), or their names"},
     {.name = "queue-size", .type = KEY_UINT, .default_value = "256", .min = 8, .max = 1024,
      .choices = "8 16 32 64 128 256 512 1024", .help = "entries of each queue"},
     RING_KEYS,
@@ -72,10 +74,29 @@ static int settle_cid(struct device_config *config, char *error, size_t error_le
     return 0;
 }
 
+/* Sets *yes. */
+static int check_guests(const struct device_config *config, bool *yes, char *error,
+                        size_t error_len)
+{
+    static const char *const mistakes[] = {"on", "off", "true", "false", "0", "1"};
+    const char *value = device_config_string(config, "guest-to-guest");
+
+    for (size_t i = 0; i < ARRAY_SIZE(mistakes); i++)
+        if (strcmp(value, mistakes[i]) == 0) {
+            snprintf(error, error_len,
+                     "%s: guest-to-guest = %s: say yes, no, or the names of guests", config->name,
+                     value);
+            return -EINVAL;
+        }
+    *yes = strcmp(value, "no") != 0;
+    return 0;
+}
+
 static int vsock_type_open(struct device_config *config, char *error, size_t error_len)
 {
     const char *folder = folder_of(config);
-    char path[CONFIG_VALUE_MAX + 32];
+    char path[CONFIG_VALUE_MAX + 32], why[CONFIG_ERROR_LEN - 64];
+    bool guests;
     int ret;
 
     /* Its sockets have fixed names, and Linux drives one such device. */
@@ -94,38 +115,67 @@ static int vsock_type_open(struct device_config *config, char *error, size_t err
         return -ENOENT;
     }
     ret = settle_cid(config, error, error_len);
+    if (ret == 0)
+        ret = check_guests(config, &guests, error, error_len);
     if (ret < 0)
         return ret;
     for (size_t i = 0; i < 2; i++) {
-        char why[CONFIG_ERROR_LEN - 64];
-
         snprintf(path, sizeof(path), "%s/vsock%s", folder, i == 0 ? "" : ".seqpacket");
         ret = vsock_listen(path, i == 1, why, sizeof(why));
-        if (ret < 0) {
-            snprintf(error, error_len, "%s: %s", config->name, why);
-            device_config_close_fds(config);
-            return ret;
-        }
+        if (ret < 0)
+            goto fail;
         config->fds[i] = ret;
         config->n_fds = i + 1;
     }
-    snprintf(config->backing, sizeof(config->backing), "%s/vsock, CID %s", folder,
-             device_config_string(config, "cid"));
+    if (guests) {
+        ret = vsock_guests_join(config, (uint32_t)device_config_uint(config, "cid"), why, sizeof(why));
+        if (ret < 0)
+            goto fail;
+        config->fds[config->n_fds++] = ret;
+    }
+    snprintf(config->backing, sizeof(config->backing), "%s/vsock, CID %s%s", folder,
+             device_config_string(config, "cid"), guests ? ", other guests" : "");
     ret = device_config_keep(config, config->fds, config->n_fds);
-    if (ret < 0)
-        snprintf(error, error_len, "%s: cannot keep its sockets: %s", config->name, strerror(-ret));
+    if (ret == 0)
+        return 0;
+    snprintf(why, sizeof(why), "cannot keep its sockets: %s", strerror(-ret));
+fail:
+    snprintf(error, error_len, "%s: %s", config->name, why);
+    vsock_guests_leave(config);
+    device_config_close_fds(config);
     return ret;
 }
 
-/* "connect PORT" or "connect-seqpacket PORT". */
+/* "call CID PORT FROM" or "call-seqpacket CID PORT FROM"; 1, or -errno, -ENOMSG if it is none of these. */
+static int ask_call(const struct device_config *config, const char *request, int *fds, char *error,
+                    size_t error_len)
+{
+    char word[24], rest;
+    uint32_t cid, port, from;
+    int ret;
+
+    if (sscanf(request, "%23s %" SCNu32 " %" SCNu32 " %" SCNu32 "%c", word, &cid, &port, &from,
+               &rest) != 4 ||
+        (strcmp(word, "call") != 0 && strcmp(word, "call-seqpacket") != 0))
+        return -ENOMSG;
+    ret = vsock_guests_call(config, cid, port, from, word[4] != '\0', error, error_len);
+    if (ret < 0)
+        return ret;
+    fds[0] = ret;
+    return 1;
+}
+
+/* The above; "connect PORT" or "connect-seqpacket PORT". */
 static int vsock_type_ask(struct device_config *config, const char *request, int *fds, char *error,
                           size_t error_len)
 {
     const char *folder = folder_of(config);
     char path[CONFIG_VALUE_MAX + 32], word[24], rest;
     uint32_t port;
-    int ret;
+    int ret = ask_call(config, request, fds, error, error_len);
 
+    if (ret != -ENOMSG)
+        return ret;
     if (sscanf(request, "%23s %" SCNu32 "%c", word, &port, &rest) != 2 ||
         (strcmp(word, "connect") != 0 && strcmp(word, "connect-seqpacket") != 0)) {
         snprintf(error, error_len, "a vsock device does not ask for \"%.40s\"", request);
@@ -148,6 +198,7 @@ static void vsock_type_close(struct device_config *config)
     const char *folder = folder_of(config);
     char path[CONFIG_VALUE_MAX + 32];
 
+    vsock_guests_leave(config);
     if (folder == NULL)
         return;
     snprintf(path, sizeof(path), "%s/vsock", folder);
@@ -157,7 +208,8 @@ static void vsock_type_close(struct device_config *config)
 }
 
 static const char *const vsock_counters[] = {
-    "connections", "connected", "host_calls", "guest_calls", "connection_resets", "rejected", NULL,
+    "connections", "connected", "host_calls", "guest_calls", "connection_resets", "rejected",
+    "peer_calls", NULL,
 };
 
 const struct device_type vsock_type = {

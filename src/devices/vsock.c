@@ -59,7 +59,7 @@ static void put_header(struct vsock_connection *c, struct chain *chain, uint16_t
                        uint32_t flags)
 {
     const struct virtio_vsock_hdr header = {
-        .src_cid = htole64(VSOCK_HOST_CID),
+        .src_cid = htole64(c->peer_cid),
         .dst_cid = htole64(c->vs->cid),
         .src_port = htole32(c->host_port),
         .dst_port = htole32(c->guest_port),
@@ -267,6 +267,7 @@ static void guest_calls(struct vsock *vs, const struct virtio_vsock_hdr *header,
         reply_reset(vs, header);
         return;
     }
+    c->peer_cid = (uint32_t)le64toh(header->dst_cid);
     c->guest_port = le32toh(header->src_port);
     c->host_port = le32toh(header->dst_port);
     c->peer_buf_alloc = le32toh(header->buf_alloc);
@@ -327,6 +328,13 @@ static void serve_packet(struct vsock_connection *c, const struct virtio_vsock_h
     vsock_reset(c);
 }
 
+/* The host; or, if that is wanted, other guests, of which the supervisor knows which there are. */
+static bool can_be_called(const struct vsock *vs, uint64_t cid)
+{
+    return cid == VSOCK_HOST_CID ||
+           (vs->channel >= 0 && cid > VSOCK_HOST_CID && cid < UINT32_MAX && cid != vs->cid);
+}
+
 static void from_guest(struct vsock *vs, struct chain *chain)
 {
     struct virtio_vsock_hdr header;
@@ -351,11 +359,12 @@ static void from_guest(struct vsock *vs, struct chain *chain)
     if ((seqpacket && !vs->seqpacket_ok) ||
         (!seqpacket &&
          (le16toh(header.type) != VIRTIO_VSOCK_TYPE_STREAM || !vs->stream_ok)) ||
-        le64toh(header.dst_cid) != VSOCK_HOST_CID) {
+        !can_be_called(vs, le64toh(header.dst_cid))) {
         reply_reset(vs, &header); /* 5.10.6.4; and nobody lives at another CID */
         return;
     }
-    c = vsock_find(vs, le32toh(header.src_port), le32toh(header.dst_port));
+    c = vsock_find(vs, (uint32_t)le64toh(header.dst_cid), le32toh(header.src_port),
+                   le32toh(header.dst_port));
     if (c == NULL && le16toh(header.op) == VIRTIO_VSOCK_OP_REQUEST) {
         guest_calls(vs, &header, seqpacket);
     } else if (c == NULL || c->seqpacket != seqpacket) {
@@ -441,10 +450,8 @@ static bool vsock_queue_idle(struct virtio_device *dev, struct virtqueue *vq)
         vs->stopping = true;
         vsock_forget_all(vs);
         vs->n_replies = 0;
-        vsock_cancel(vs, &vs->listening[0]);
-        vsock_cancel(vs, &vs->listening[1]);
+        vsock_listen_no_more(vs);
         loop_cancel_timer(vs->loop, &vs->tick);
-        vs->accept_later = false;
         vsock_forget_asks(vs);
     }
     return vs->unasked && vs->watches == 0;
@@ -502,6 +509,8 @@ static void free_vsock(struct vsock *vs)
     for (size_t i = 0; i < ARRAY_SIZE(vs->listeners); i++)
         if (vs->listeners[i] >= 0)
             close(vs->listeners[i]);
+    if (vs->channel >= 0)
+        close(vs->channel);
     vsock_table_destroy(vs);
     free(vs);
 }
@@ -528,11 +537,16 @@ static int vsock_create(struct virtio_device *dev, const struct device_config *c
     vs->buffer_size = (uint32_t)device_config_uint(config, "buffer-size") << 10;
     for (size_t i = 0; i < ARRAY_SIZE(vs->listeners); i++)
         vs->listeners[i] = -1;
+    vs->channel = -1;
     if (vsock_table_create(vs) < 0)
         goto no_memory;
     for (size_t i = 0; i < MIN(ARRAY_SIZE(vs->listeners), config->n_fds); i++) {
         vs->listeners[i] = config->fds[i];
         ((struct device_config *)config)->fds[i] = -1; /* taken over */
+    }
+    if (config->n_fds > ARRAY_SIZE(vs->listeners)) {
+        vs->channel = config->fds[ARRAY_SIZE(vs->listeners)];
+        ((struct device_config *)config)->fds[ARRAY_SIZE(vs->listeners)] = -1;
     }
     vsock_listeners_init(vs);
     vsock_asks_init(vs);

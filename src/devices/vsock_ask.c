@@ -29,7 +29,9 @@ static void pump(struct vsock *vs)
         c->ask = ask;
         ask->busy = true;
         ask->connection = c;
+        ask->cid = c->peer_cid;
         ask->port = c->host_port;
+        ask->from_port = c->guest_port;
         ask->seqpacket = c->seqpacket;
         loop_post(vs->dev->mmio_loop, &ask->send);
     }
@@ -80,6 +82,11 @@ static void run_answer(struct loop_work *work)
         c->ask = NULL;
         vsock_count(vs, COUNT_REJECTED, 1);
         vsock_finish(c);
+    } else if (c->peer_cid != VSOCK_HOST_CID) {
+        c->ask = NULL;
+        c->fd = ask->fd;
+        c->state = VSOCK_AWAITING; /* until the deadline that it has */
+        vsock_watch_input(c);
     } else {
         c->ask = NULL;
         c->fd = ask->fd;
@@ -129,11 +136,15 @@ static void run_send(struct loop_work *work)
 {
     struct vsock_ask *ask = container_of(work, struct vsock_ask, send);
     uint32_t index = (uint32_t)(ask - ask->vs->asks);
-    char request[40];
+    char request[64];
     int ret;
 
-    snprintf(request, sizeof(request), "%s %u", ask->seqpacket ? "connect-seqpacket" : "connect",
-             ask->port);
+    if (ask->cid == VSOCK_HOST_CID)
+        snprintf(request, sizeof(request), "%s %u",
+                 ask->seqpacket ? "connect-seqpacket" : "connect", ask->port);
+    else
+        snprintf(request, sizeof(request), "%s %u %u %u", ask->seqpacket ? "call-seqpacket" : "call",
+                 ask->cid, ask->port, ask->from_port);
     ask->sent = true;
     ret = virtio_device_ask(ask->vs->dev, ask->round * VSOCK_ASKS_MAX + index, request);
     if (ret < 0)

@@ -72,28 +72,33 @@ void vsock_table_destroy(struct vsock *vs)
         munmap(vs->message, VSOCK_MESSAGE_MAX);
 }
 
-static struct vsock_connection **bucket(struct vsock *vs, uint32_t guest_port, uint32_t host_port)
+static struct vsock_connection **bucket(struct vsock *vs, uint32_t peer_cid, uint32_t guest_port,
+                                        uint32_t host_port)
 {
     uint64_t h = ((uint64_t)guest_port << 32 | host_port) ^ ((uint64_t)vs->hash_seed << 16);
 
+    h += (uint64_t)peer_cid << 24;
     h *= UINT64_C(0x9e3779b97f4a7c15);
     h ^= h >> 29;
     h *= UINT64_C(0xbf58476d1ce4e5b9) + 2 * (uint64_t)vs->hash_seed;
     return &vs->hash[h >> 32 & vs->hash_mask];
 }
 
-struct vsock_connection *vsock_find(struct vsock *vs, uint32_t guest_port, uint32_t host_port)
+struct vsock_connection *vsock_find(struct vsock *vs, uint32_t peer_cid, uint32_t guest_port,
+                                    uint32_t host_port)
 {
-    struct vsock_connection *c = *bucket(vs, guest_port, host_port);
+    struct vsock_connection *c = *bucket(vs, peer_cid, guest_port, host_port);
 
-    while (c != NULL && (c->guest_port != guest_port || c->host_port != host_port))
+    while (c != NULL && (c->guest_port != guest_port || c->host_port != host_port ||
+                         c->peer_cid != peer_cid))
         c = c->hash_next;
     return c;
 }
 
 void vsock_hash(struct vsock_connection *c)
 {
-    struct vsock_connection **first = bucket(c->vs, c->guest_port, c->host_port);
+    struct vsock_connection **first =
+        bucket(c->vs, c->peer_cid, c->guest_port, c->host_port);
 
     c->hash_next = *first;
     *first = c;
@@ -102,7 +107,8 @@ void vsock_hash(struct vsock_connection *c)
 
 void vsock_unhash(struct vsock_connection *c)
 {
-    struct vsock_connection **p = bucket(c->vs, c->guest_port, c->host_port);
+    struct vsock_connection **p =
+        bucket(c->vs, c->peer_cid, c->guest_port, c->host_port);
 
     if (!c->hashed)
         return;
@@ -120,7 +126,7 @@ uint32_t vsock_free_host_port(struct vsock *vs, uint32_t guest_port)
         port = vs->next_host_port++;
         if (vs->next_host_port == UINT32_MAX)
             vs->next_host_port = FIRST_CALL_PORT;
-    } while (vsock_find(vs, guest_port, port) != NULL); /* there are more ports than connections */
+    } while (vsock_find(vs, VSOCK_HOST_CID, guest_port, port) != NULL); /* there are more ports than connections */
     return port;
 }
 
@@ -138,6 +144,7 @@ struct vsock_connection *vsock_connection_new(struct vsock *vs, bool seqpacket,
     memset(c, 0, sizeof(*c));
     c->vs = vs;
     c->fd = -1;
+    c->peer_cid = VSOCK_HOST_CID;
     c->state = state;
     c->seqpacket = seqpacket;
     c->buf_alloc = seqpacket ? MIN(vs->buffer_size, VSOCK_SEQPACKET_BUFFER) : vs->buffer_size;
@@ -256,6 +263,8 @@ void vsock_bury(struct vsock_connection *c)
     if (c->state != VSOCK_DEAD || c->in.armed || c->out.armed)
         return;
     c->state = VSOCK_FREE;
+    if (c->called_by_peer)
+        c->vs->n_peer_calls--;
     TAILQ_INSERT_HEAD(&c->vs->free, c, ready_link);
     c->vs->n_used--;
     vsock_count(c->vs, COUNT_CONNECTIONS, -1);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The host's side of connections: calls of the host's clients, data in both directions, and the ways
- * in which a connection ends. A descriptor is watched only for what can be used now, so a connection
- * with nothing to do, or without credit, costs nothing.
+ * The host's side of connections: data in both directions, and the ways in which a connection ends. A
+ * descriptor is watched only for what can be used now, so a connection with nothing to do, or without
+ * credit, costs nothing.
  */
 #include <errno.h>
 #include <poll.h>
@@ -14,21 +14,13 @@
 #include "devices/vsock_internal.h"
 #include "log.h"
 
-#define ACCEPTS_PER_TURN 16
 #define SEND_IOV 64
-/* A client says "CONNECT <port>" within this time, maybe by hand; the guest answers within that one. */
-#define HELLO_SECONDS 60u
-#define CALL_SECONDS 10u
 /* The guest closes its half of a connection that the host side has closed: 5.10.6.5. */
 #define CLOSE_SECONDS 8u
 
 /* ---- watches ---- */
 
-/*
- * `edge`: goes on, and fires when something changes. A half that is closed makes any poll of a socket
- * fire at once, whatever it is for: what comes then can be waited for in this way only.
- */
-static void watch(struct vsock *vs, struct vsock_watch *w, int fd, unsigned events, bool edge)
+void vsock_watch(struct vsock *vs, struct vsock_watch *w, int fd, unsigned events, bool edge)
 {
     struct io_uring_sqe *sqe;
 
@@ -59,8 +51,7 @@ void vsock_cancel(struct vsock *vs, struct vsock_watch *w)
     loop_sqe_op(sqe, NULL);
 }
 
-/* True: the event is to be looked at. */
-static bool fired(struct vsock *vs, struct vsock_watch *w, int result, bool more)
+bool vsock_fired(struct vsock *vs, struct vsock_watch *w, int result, bool more)
 {
     if (!more) {
         w->armed = false;
@@ -78,7 +69,7 @@ static bool wants_input(const struct vsock_connection *c)
 void vsock_watch_input(struct vsock_connection *c)
 {
     if (c->fd >= 0 && c->state != VSOCK_LINGER)
-        watch(c->vs, &c->in, c->fd, wants_input(c) ? POLLIN : 0, !wants_input(c));
+        vsock_watch(c->vs, &c->in, c->fd, wants_input(c) ? POLLIN : 0, !wants_input(c));
 }
 
 /* ---- the end of the host's side ---- */
@@ -216,7 +207,7 @@ static void flush(struct vsock_connection *c)
 
         if (n == -EAGAIN) {
             c->out_edge = c->buffered == before;
-            watch(c->vs, &c->out, c->fd, POLLOUT, c->out_edge);
+            vsock_watch(c->vs, &c->out, c->fd, POLLOUT, c->out_edge);
             say_credit(c);
             return;
         }
@@ -240,7 +231,7 @@ static void output_possible(struct loop_op *op, int result, bool more)
 {
     struct vsock_connection *c = container_of(op, struct vsock_connection, out.op);
 
-    if (fired(c->vs, &c->out, result, more) && c->fd >= 0 && deliverable(c) > 0)
+    if (vsock_fired(c->vs, &c->out, result, more) && c->fd >= 0 && deliverable(c) > 0)
         flush(c);
     else
         vsock_bury(c);
@@ -315,7 +306,7 @@ void vsock_from_guest(struct vsock_connection *c, struct chain *chain, uint32_t 
     if (c->seqpacket && end && c->unfinished > 0)
         buffered_end(c);
     if (deliverable(c) > 0)
-        watch(c->vs, &c->out, c->fd, POLLOUT, c->out_edge);
+        vsock_watch(c->vs, &c->out, c->fd, POLLOUT, c->out_edge);
     say_credit(c);
 }
 
@@ -409,90 +400,18 @@ size_t vsock_from_host(struct vsock_connection *c, struct iovec *iov, size_t n, 
     return 0;
 }
 
-/* ---- calls of the host ---- */
-
-/* "CONNECT <port>", and an end of line: 1 and *port; 0: more is to come; -EINVAL. */
-static int read_line(struct vsock_connection *c, uint32_t *port)
-{
-    char peeked[VSOCK_LINE_MAX], *newline, *end;
-    size_t room = sizeof(c->line) - 1 - c->line_len;
-    ssize_t n = vsock_peek(c->fd, peeked, room);
-    struct iovec iov = {.iov_base = c->line + c->line_len};
-    unsigned long long value;
-
-    if (n <= 0)
-        return n == -EAGAIN ? 0 : -EINVAL;
-    if ((size_t)n > room)
-        return -EINVAL; /* a message that is longer */
-    newline = memchr(peeked, '\n', (size_t)n);
-    /* What follows the line is the guest's. */
-    iov.iov_len = newline != NULL ? (size_t)(newline + 1 - peeked) : (size_t)n;
-    n = vsock_receive(c->fd, &iov, 1);
-    if (n <= 0)
-        return -EINVAL;
-    c->line_len = (uint8_t)(c->line_len + n);
-    c->line[c->line_len] = '\0';
-    if (newline == NULL && !c->seqpacket)
-        return c->line_len < sizeof(c->line) - 1 ? 0 : -EINVAL;
-    if (strncmp(c->line, "CONNECT ", 8) != 0 || c->line[8] < '0' || c->line[8] > '9')
-        return -EINVAL;
-    errno = 0;
-    value = strtoull(c->line + 8, &end, 10);
-    if (errno != 0 || value >= UINT32_MAX || strspn(end, " \r\n") != strlen(end))
-        return -EINVAL;
-    *port = (uint32_t)value;
-    return 1;
-}
-
-static void hello(struct vsock_connection *c)
-{
-    struct vsock *vs = c->vs;
-    uint32_t port;
-    int ret = read_line(c, &port);
-
-    if (ret == 0) {
-        vsock_watch_input(c);
-        return;
-    }
-    if (ret < 0) {
-        vsock_count(vs, COUNT_REJECTED, 1);
-        vsock_forget(c);
-        return;
-    }
-    c->guest_port = port;
-    c->host_port = vsock_free_host_port(vs, port);
-    vsock_hash(c);
-    c->state = VSOCK_CALLING;
-    vsock_set_deadline(c, CALL_SECONDS);
-    vsock_say(c, PENDING_REQUEST);
-}
-
-void vsock_accepted(struct vsock_connection *c)
-{
-    char text[VSOCK_LINE_MAX];
-    int len = snprintf(text, sizeof(text), "OK %u\n", c->host_port);
-    const struct iovec iov = {.iov_base = text, .iov_len = (size_t)len};
-
-    if (vsock_send(c->fd, &iov, 1) != len) {
-        vsock_reset(c); /* the client has gone away meanwhile */
-        return;
-    }
-    vsock_set_deadline(c, 0);
-    vsock_count(c->vs, COUNT_CONNECTED, 1);
-    c->state = VSOCK_OPEN;
-    vsock_watch_input(c);
-}
-
 static void input_there(struct loop_op *op, int result, bool more)
 {
     struct vsock_connection *c = container_of(op, struct vsock_connection, in.op);
 
-    if (!fired(c->vs, &c->in, result, more) || c->fd < 0) {
+    if (!vsock_fired(c->vs, &c->in, result, more) || c->fd < 0) {
         vsock_bury(c);
         return;
     }
     if (c->state == VSOCK_HELLO) {
-        hello(c);
+        vsock_hello(c);
+    } else if (c->state == VSOCK_AWAITING) {
+        vsock_await(c);
     } else if (c->state == VSOCK_OPEN) {
         if (wants_input(c))
             vsock_say(c, PENDING_DATA);
@@ -503,74 +422,8 @@ static void input_there(struct loop_op *op, int result, bool more)
     }
 }
 
-static void accept_calls(struct vsock *vs, unsigned which)
-{
-    bool seqpacket = which == 1;
-
-    for (int i = 0; i < ACCEPTS_PER_TURN && vs->n_used < vs->max; i++) {
-        int fd = vsock_accept(vs->listeners[which]);
-        struct vsock_connection *c;
-
-        if (fd == -EAGAIN)
-            break;
-        if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
-            log_host("%s: cannot accept a connection: %s", vs->dev->name, strerror(-fd));
-            vs->accept_later = true;
-            vsock_start_tick(vs);
-            break;
-        }
-        if (fd < 0)
-            continue; /* that client is gone */
-        vsock_count(vs, COUNT_HOST_CALLS, 1);
-        c = seqpacket ? (vs->seqpacket_ok ? vsock_connection_new(vs, true, VSOCK_HELLO) : NULL)
-                      : (vs->stream_ok ? vsock_connection_new(vs, false, VSOCK_HELLO) : NULL);
-        if (c == NULL) {
-            /* The guest's driver does not know this type. */
-            vsock_count(vs, COUNT_REJECTED, 1);
-            close(fd);
-            continue;
-        }
-        c->fd = fd;
-        vsock_set_deadline(c, HELLO_SECONDS);
-        hello(c);
-    }
-    vsock_listen_on(vs);
-}
-
-static void stream_calls(struct loop_op *op, int result, bool more)
-{
-    struct vsock *vs = container_of(op, struct vsock, listening[0].op);
-
-    if (fired(vs, &vs->listening[0], result, more))
-        accept_calls(vs, 0);
-}
-
-static void seqpacket_calls(struct loop_op *op, int result, bool more)
-{
-    struct vsock *vs = container_of(op, struct vsock, listening[1].op);
-
-    if (fired(vs, &vs->listening[1], result, more))
-        accept_calls(vs, 1);
-}
-
-void vsock_listen_on(struct vsock *vs)
-{
-    if (vs->stopping || vs->accept_later || vs->n_used == vs->max ||
-        vs->queues[QUEUE_RX] == NULL || vs->queues[QUEUE_TX] == NULL)
-        return;
-    for (size_t i = 0; i < ARRAY_SIZE(vs->listeners); i++)
-        if (vs->listeners[i] >= 0)
-            watch(vs, &vs->listening[i], vs->listeners[i], POLLIN, false);
-}
-
 void vsock_watches_init(struct vsock_connection *c)
 {
     c->in.op.done = input_there;
     c->out.op.done = output_possible;
-}
-
-void vsock_listeners_init(struct vsock *vs)
-{
-    vs->listening[0].op.done = stream_calls;
-    vs->listening[1].op.done = seqpacket_calls;
 }

@@ -45,6 +45,7 @@ enum vsock_counter {
     COUNT_GUEST_CALLS,
     COUNT_RESETS,
     COUNT_REJECTED,
+    COUNT_PEER_CALLS,
 };
 
 enum vsock_state {
@@ -52,6 +53,7 @@ enum vsock_state {
     VSOCK_HELLO,   /* a host's client is to say which port it wants */
     VSOCK_CALLING, /* REQUEST is sent, or waits to be: the guest is to answer */
     VSOCK_ASKING,  /* the guest's REQUEST: the host side is being connected */
+    VSOCK_AWAITING, /* the guest's REQUEST: another guest is to answer */
     VSOCK_OPEN,
     VSOCK_CLOSING, /* no host side any more; ends with an RST, the guest's or ours */
     VSOCK_LINGER,  /* the guest is through with it, the host side still gets what was buffered */
@@ -86,10 +88,12 @@ struct vsock_connection {
     struct vsock_list *waits_in;              /* NULL: none */
     int64_t deadline_ns; /* 0: none */
     int fd;              /* -1: none */
+    uint32_t peer_cid;   /* VSOCK_HOST_CID, or another guest: "the host side" leads to it then */
     uint32_t guest_port, host_port;
     enum vsock_state state;
     uint8_t pending;
     bool seqpacket, hashed, ready;
+    bool called_by_peer; /* by another guest: counted in n_peer_calls */
     uint32_t starved_for; /* the credit that what the host side has for the guest needs; 0: enough */
     bool out_edge;       /* the host side seemed to take more, and did not: see watch() */
     bool host_ended;     /* it sends no more, and all it sent is read */
@@ -120,7 +124,7 @@ struct vsock_ask {
     bool busy;
     struct vsock_connection *connection; /* NULL: not wanted any more */
     /* Written before send or answer is posted. */
-    uint32_t port;
+    uint32_t cid, port, from_port;
     bool seqpacket;
     int status, fd;
     /* MMIO thread. */
@@ -141,6 +145,9 @@ struct vsock {
     uint32_t max, buffer_size;
     int listeners[2];              /* stream, seqpacket */
     struct vsock_watch listening[2];
+    int channel;                   /* calls of other guests; -1: there cannot be any */
+    struct vsock_watch channel_watch;
+    uint32_t n_peer_calls;         /* connections that other guests have called */
     bool accept_later;             /* no descriptor was left: the next tick tries again */
 
     struct virtqueue *queues[QUEUES]; /* NULL: not running */
@@ -188,7 +195,8 @@ void vsock_wake_rx(struct vsock *vs);
 
 int vsock_table_create(struct vsock *vs);
 void vsock_table_destroy(struct vsock *vs);
-struct vsock_connection *vsock_find(struct vsock *vs, uint32_t guest_port, uint32_t host_port);
+struct vsock_connection *vsock_find(struct vsock *vs, uint32_t peer_cid, uint32_t guest_port,
+                                    uint32_t host_port);
 /* NULL: all are taken. */
 struct vsock_connection *vsock_connection_new(struct vsock *vs, bool seqpacket,
                                               enum vsock_state state);
@@ -220,10 +228,14 @@ uint32_t vsock_credit(const struct vsock_connection *c);
 /* ---- vsock_host.c: sockets ---- */
 
 void vsock_watches_init(struct vsock_connection *c);
-void vsock_listeners_init(struct vsock *vs);
+/*
+ * `edge`: goes on, and fires when something changes. A half that is closed makes any poll of a socket
+ * fire at once, whatever it is for: what comes then can be waited for in this way only.
+ */
+void vsock_watch(struct vsock *vs, struct vsock_watch *watch, int fd, unsigned events, bool edge);
+/* A watch's completion is here. True: the event is to be looked at. */
+bool vsock_fired(struct vsock *vs, struct vsock_watch *watch, int result, bool more);
 void vsock_cancel(struct vsock *vs, struct vsock_watch *watch);
-/* Watches for calls as long as connections are free. */
-void vsock_listen_on(struct vsock *vs);
 void vsock_watch_input(struct vsock_connection *c);
 /* len bytes of data came from the guest, behind the chain's cursor; `end`: of a message. */
 void vsock_from_guest(struct vsock_connection *c, struct chain *chain, uint32_t len, bool end);
@@ -233,7 +245,18 @@ void vsock_guest_shutdown(struct vsock_connection *c, uint32_t flags);
  * is off, and what has to follow is under way. *end: a message's last byte is among them. */
 size_t vsock_from_host(struct vsock_connection *c, struct iovec *iov, size_t n, size_t room,
                        bool *end);
-/* The guest accepted a host's call. */
+
+/* ---- vsock_calls.c: calls from outside ---- */
+
+void vsock_listeners_init(struct vsock *vs);
+/* Watches for calls as long as connections are free. */
+void vsock_listen_on(struct vsock *vs);
+void vsock_listen_no_more(struct vsock *vs);
+/* HELLO: the host's client has said something. */
+void vsock_hello(struct vsock_connection *c);
+/* AWAITING: the other guest has answered, perhaps. */
+void vsock_await(struct vsock_connection *c);
+/* The guest accepted a call. */
 void vsock_accepted(struct vsock_connection *c);
 
 /* ---- vsock_message.c: seqpacket from the host ---- */

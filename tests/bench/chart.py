@@ -2,7 +2,7 @@
 """The chart: a group of bars for each job, one bar for each back end but the reference, whose 1 is a line."""
 from xml.sax.saxutils import escape
 
-from results import ratio
+from results import KINDS, ratio
 
 # Told apart by people with any colour vision (Okabe and Ito).
 COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"]
@@ -11,6 +11,7 @@ ROW, GAP, LEFT, RIGHT, WIDTH = 15, 14, 190, 120, 860
 
 def svg(data):
     reference = data["reference"]
+    speed = KINDS[data["setup"].get("kind", "block")]["speed"]
     labels = [label for label in data["backends"] if label != reference] or [reference]
     results = {(r["vcpus"], r["job"], r["backend"]): r["ratio"] for r in data["results"] if "ratio" in r}
     jobs = list(dict.fromkeys(key[:2] for key in results))
@@ -25,7 +26,7 @@ def svg(data):
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
            f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12" fill="#222">',
            f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-           f'<text x="16" y="24" font-size="15" font-weight="bold">I/Os per second, {escape(reference)} = 1</text>',
+           f'<text x="16" y="24" font-size="15" font-weight="bold">{speed[0].upper() + speed[1:]}, {escape(reference)} = 1</text>',
            f'<text x="16" y="42" fill="#555">median of {escape(data["setup"]["rounds"])} rounds; the thin line is '
            f'lowest to highest; grey: {escape(reference)}’s own spread</text>']
     for i, label in enumerate(labels):

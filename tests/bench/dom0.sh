@@ -1,59 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# shellcheck disable=SC2154  # variables of the plan
+# shellcheck disable=SC2034,SC2154  # variables of the plan, and for back ends
 # The part of the benchmark that runs in dom0: starts back ends and jobs in turn, and leaves what it
 # read in $OUT, one folder per measurement. It computes nothing.
 
 # shellcheck disable=SC1091  # written by tests/bench/run
 . ./plan
 # From ./plan: rounds, runtime, guest_cpus, backends=(LABEL…), and for each label
-# backend_file[LABEL], backend_args[LABEL]; jobs=("VCPUS NAME OPTIONS"…); counts (yes or no).
+# backend_file[LABEL], backend_args[LABEL]; jobs=("VCPUS NAME OPTIONS"…); counts (yes or no); kind.
+
+# What is special about this kind of device:
+#   bench_prepare       once, at first; prints lines for `setup`
+#   bench_clean         before each back end starts; sets guest_irq, which matches the device's lines
+#                       in the guest's /proc/interrupts
+#   bench_guest_keys    keys of the guest's xl.cfg beyond those of the back end
+#   warm_up             after a back end's start: the guest is made ready, and its memory known
+#   load OPTIONS…       prints what the guest runs; its result is left in the file load_result OPTIONS…
+#   noise_options       options of a load that does next to nothing
+bench_guest_keys=()
+# shellcheck source=kinds/block.sh
+. "./kinds/$kind.sh"
 
 # --- for back ends ---------------------------------------------------------------------
 bench_guest=bench
-bench_disk=/dev/ram0
 bench_backends=$PWD/backends
-export bench_guest bench_disk bench_backends
+export bench_guest bench_backends
 
 # bench_guest_start [KEY=VALUE…]: creates the guest, which is the same for all back ends, with these
 # keys of its xl.cfg, and waits until it runs.
 bench_guest_start() {
-    domu_create "$bench_guest" "vcpus=$vcpus" memory=256 "cpus=$guest_cpus" "$@" &&
-        domu_ready "$bench_guest" 90
+    domu_create "$bench_guest" "vcpus=$vcpus" memory=256 "cpus=$guest_cpus" "${bench_guest_keys[@]}" \
+        "$@" && domu_ready "$bench_guest" 90
 }
 
 bench_guest_stop() {
     domu_destroy "$bench_guest" && wait_for 30 "domu_gone $bench_guest"
 }
 
+# Of viod: bench_args as viod_device, lines for the device's section, and viod_grants; viod runs with
+# those that are the daemon's.
+viod_settings() {
+    local pair daemon=''
+    viod_device='' viod_grants=0
+    local IFS=,
+    for pair in $bench_args; do
+        case ${pair%%=*} in
+            grants) viod_grants=1 ;;
+            iothreads | poll-max-us | log-level) daemon+=$pair$'\n' ;;
+            *) viod_device+=$pair$'\n' ;;
+        esac
+    done
+    unset IFS
+    viod_daemon_settings "$daemon"
+}
+
+# viod_daemon_settings LINES: starts viod anew if it does not run with these.
+viod_daemon_settings() {
+    local main=/etc/viod/viod.conf wanted
+    [[ -e /etc/viod/viod.conf.installed ]] || cp "$main" /etc/viod/viod.conf.installed
+    wanted=$(cat /etc/viod/viod.conf.installed && printf '%s' "$1")
+    [[ $wanted != "$(<"$main")" ]] || return 0
+    printf '%s\n' "$wanted" >"$main"
+    kill "$(</run/viod-rig.pid)"
+    wait_for 10 '! viodctl version >/dev/null 2>&1'
+    setsid viod --config "$main" >>/var/log/viod.log 2>&1 </dev/null &
+    echo $! >/run/viod-rig.pid
+    wait_for 20 'viodctl version >/dev/null 2>&1'
+}
+
+viod_pids() { viodctl --json show "$bench_guest" | jq .pid; }
+
 # --- one back end ------------------------------------------------------------------------
 # backend_start LABEL
 backend_start() {
     unset -f start stop pids counters
-    guest_device='' guest_irq='virtio|blkif'
     # Those that a back end may leave out.
     pids() { :; }
     counters() { :; }
     bench_args=${backend_args[$1]}
     bench_dir=$(dirname "${backend_file[$1]}")
     export bench_args bench_dir
+    bench_clean
     # shellcheck disable=SC1090
     . "${backend_file[$1]}"
-    # Nothing that another back end left in the page cache.
-    blockdev --flushbufs "$bench_disk"
-    start && [[ -n $guest_device ]] && warm_up && return 0
+    start && warm_up && return 0
     echo "BROKEN $1 does not start"
     cat "/rig/$bench_guest.create" 2>/dev/null
     tail -n 20 /var/log/viod.log
     domu_gone "$bench_guest" || domu_destroy "$bench_guest"
     return 1
-}
-
-# A back end maps the guest's memory when it first meets it: large enough buffers make it meet most of
-# what fio is given later.
-warm_up() {
-    domu_run -t 120 "$bench_guest" "fio --name=warm --filename=$guest_device --ioengine=io_uring --direct=1 \
-        --rw=read --bs=1m --iodepth=64 --size=64m --output=/dev/null"
 }
 
 # snapshot DIR WHEN
@@ -67,40 +102,35 @@ snapshot() {
     counters >"$1/counters.$2"
 }
 
-# measure DIR FIO-OPTIONS…: counts lie between the snapshots; fio's own time is part of its output.
+# measure DIR OPTIONS…: counts lie between the snapshots; a load's own time is part of its result.
 measure() {
     local dir=$1 pid
     shift
     mkdir -p "$dir"
-    sync "$bench_disk"
+    sync
     snapshot "$dir" before
     domu_run -t $((runtime + 60)) "$bench_guest" "
         grep -E '$guest_irq' /proc/interrupts >/tmp/irq.before
-        fio --name=bench --filename=$guest_device --ioengine=io_uring --direct=1 --time_based \
-            --runtime=$runtime --norandommap --thread --group_reporting --output=/tmp/fio \
-            --output-format=json $*
+        $(load "$@")
         status=\$?
         grep -E '$guest_irq' /proc/interrupts >/tmp/irq.after
-        exit \$status" >"$dir/guest" 2>&1 || echo "BROKEN ${dir#"$OUT"/}: fio failed: $(tail -n 3 "$dir/guest")"
+        exit \$status" >"$dir/guest" 2>&1 || echo "BROKEN ${dir#"$OUT"/}: its load failed: $(tail -n 3 "$dir/guest")"
     snapshot "$dir" after
     # Only now, because output of the guest comes by xenstore, with event channel calls of its own.
-    domu_run "$bench_guest" 'cd /tmp && tail -n +1 -v irq.before irq.after fio' >>"$dir/guest"
+    domu_run "$bench_guest" "cd /tmp && tail -n +1 -v irq.before irq.after $(load_result "$@")" >>"$dir/guest"
     for pid in $(pids); do
         cat "/proc/$pid/status"
     done >"$dir/status"
 }
 
 # --- all ---------------------------------------------------------------------------------------
-# Every page of the disk is there before anyone reads or writes it.
-dd if=/dev/zero of="$bench_disk" bs=1M oflag=direct status=none 2>/dev/null
 {
     echo "xen $(xl info | sed -n 's/^xen_version *: //p')"
     echo "kernel $(uname -r)"
     echo "xen_commandline $(xl info | sed -n 's/^xen_commandline *: //p')"
     echo "dom0_vcpus $(nproc)"
-    echo "disk $bench_disk, a RAM disk of $(($(<"/sys/block/${bench_disk##*/}/size") / 2048)) MiB"
-    echo "blkback_max_queues $(cat /sys/module/xen_blkback/parameters/max_queues)"
     echo "viod $(viodctl version 2>/dev/null | head -n 1)"
+    bench_prepare
 } >"$OUT/setup"
 
 sizes=$(printf '%s\n' "${jobs[@]}" | cut -d' ' -f1 | sort -nu)
@@ -129,8 +159,9 @@ if [[ $counts == yes ]]; then
     for label in "${backends[@]}"; do
         echo "BEGIN counts $vcpus $label"
         backend_start "$label" || continue
-        # What Xen counts when the same is done without a disk: noise of the measurement.
-        measure "$OUT/raw/$label/noise" --rw=randread --bs=4k --size=1m --ioengine=null --thinktime=900ms
+        # What Xen counts when the same is done without the device: noise of the measurement.
+        # shellcheck disable=SC2154,SC2086
+        measure "$OUT/raw/$label/noise" $noise_options
         dir=$OUT/raw/$label/idle
         mkdir -p "$dir"
         sleep 1

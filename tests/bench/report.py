@@ -6,10 +6,9 @@ import os
 import sys
 
 import chart
-from results import (COUNTS, INSTRUCTIONS, count, difference, disturbance, measurement, median, ratio,
-                     read_text, spread, strace_counts, worker_counts)
+from results import (COUNTS, INSTRUCTIONS, KINDS, count, difference, disturbance, measurement, median,
+                     ratio, read_text, spread, strace_counts, worker_counts)
 
-REFERENCE = "blkback"
 # Others may use this part of the host's CPUs before a run counts as disturbed.
 QUIET = 0.05
 # Fewer I/Os than this in all rounds of a job: what starting it costs shows in the counts.
@@ -22,10 +21,11 @@ def collect(folder):
     data = {"format": 1, "setup": setup, "backends": order, "results": [], "extra": {},
             "broken": [line.split(" ", 2)[2] for line in read_text(folder, "progress").splitlines()
                        if " BROKEN " in line]}
-    data["reference"] = REFERENCE if REFERENCE in order else order[0]
+    kind = KINDS[setup.get("kind", "block")]
+    data["reference"] = kind["reference"] if kind["reference"] in order else order[0]
     data["disturbance"] = disturbance(folder)
 
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "jobs")) as f:
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), kind["jobs"])) as f:
         jobs = [line.split()[:2] for line in f if line.strip() and not line.startswith("#")]
     raw = os.path.join(folder, "raw")
     noise = {}
@@ -109,8 +109,13 @@ def table(head, rows):
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+def words_of(data):
+    return KINDS[data["setup"].get("kind", "block")]
+
+
 def warnings(data):
     result = []
+    words = words_of(data)
     host_cpus = int(data["setup"].get("host_cpus", 1))
     foreign = [block["foreign_cpus"] for block in data["disturbance"]]
     waiting = [block["waiting_cpus"] for block in data["disturbance"]]
@@ -130,11 +135,11 @@ def warnings(data):
 
 
 def markdown(data):
-    setup, reference = data["setup"], data["reference"]
+    setup, reference, words = data["setup"], data["reference"], words_of(data)
     sizes = sorted({r["vcpus"] for r in data["results"]})
     by_key = {(r["vcpus"], r["job"], r["backend"]): r for r in data["results"]}
     jobs = list(dict.fromkeys((r["vcpus"], r["job"]) for r in data["results"]))
-    text = ["# Benchmark: block devices", ""]
+    text = [f"# Benchmark: {words['title']}", ""]
     for line in warnings(data):
         text += [line, ""]
     text += [
@@ -142,16 +147,17 @@ def markdown(data):
         f"and guest; emulated by QEMU (TCG) with {setup['cpus']} CPUs.",
         f"dom0 has {setup['dom0_vcpus']} vCPU(s), pinned to the first CPU(s); all vCPUs of the guest run on "
         f"CPU {setup['guest_cpus']} (`{setup.get('xen_commandline', '')}`).",
-        f"Disk: {setup['disk']}, the same for all back ends, which take turns: {setup['rounds']} rounds of "
+        (f"Disk: {setup['disk']}" if "disk" in setup else f"Network: {setup.get('network', '?')}") +
+        f", the same for all back ends, which take turns: {setup['rounds']} rounds of "
         f"{setup['runtime']} s for each job, each with a new guest, in one boot.",
-        "blkback as shipped: " + setup.get("blkback_max_queues", "?") + " queue(s), the number of dom0's vCPUs;"
-        " viod has one for each vCPU of the guest.",
+        f"{words['reference']} as shipped: " + setup.get(words["reference"] + "_max_queues", "?") +
+        " queue(s), the number of dom0's vCPUs; viod has one for each vCPU of the guest.",
         "",
         "Only ratios mean something: an emulator's absolute times do not, so there are none here.",
         "",
         f"## Speed, {reference} = 1",
         "",
-        f"Median of the rounds (lowest–highest) of I/Os per second, each divided by {reference}'s in the same "
+        f"Median of the rounds (lowest–highest) of {words['speed']}, each divided by {reference}'s in the same "
         f"round; for {reference} itself, by its median.",
         "",
         "![chart](bench.svg)",
@@ -167,8 +173,7 @@ def markdown(data):
         rows.append(row)
     text += [table(["vCPUs", "job", *data["backends"]], rows), ""]
 
-    text += ["## Counts per I/O", "",
-             "Medians; an I/O is what fio asks for (a write with its fdatasync is one).", ""]
+    text += [f"## Counts per {words['unit']}", "", f"Medians; {words['unit_is']}", ""]
     text += [f"- {name}: {meaning}" for _, name, meaning in COUNTS]
     for size in sizes:
         rows = []
@@ -191,9 +196,11 @@ def markdown(data):
                 values = [r["per_io"][key]["median"] for key, _, _ in INSTRUCTIONS]
                 rows.append([str(vcpus), job, label, *(f"{value:.0f}" for value in values), f"{sum(values):.0f}"])
     if rows:
-        text += ["", "## Instructions per I/O", "",
+        text += ["", f"## Instructions per {words['unit']}", "",
                  "Medians, without what starting a job costs. A CPU that polls or waits in a loop executes "
-                 "instructions too. On dom0's CPUs the programs are viod (where it serves), on the guest's fio.",
+                 "instructions too. On dom0's CPUs the programs are viod (where it serves)" +
+                 (" and the other end" if words["program"] != "fio" else "") +
+                 f", on the guest's {words['program']}.",
                  "", table(["vCPUs", "job", "back end", *(
                      f"{'programs' if kind == 'program' else 'kernel' if kind == 'kernel' else 'Xen'}, "
                      f"{'dom0' if side == 'dom0' else 'guest'}" for _, kind, side in INSTRUCTIONS), "all"], rows)]
@@ -217,7 +224,7 @@ def markdown(data):
         first = data["results"][0]["job"]
         text += ["", "## The worker", "", table(
             ["back end", "private memory (RssAnon)", "wake-ups in 10 s idle",
-             f"system calls per I/O under strace ({first})", "by its own count, meanwhile"], rows)]
+             f"system calls per {words['unit']} under strace ({first})", "by its own count, meanwhile"], rows)]
     return "\n".join(text) + "\n"
 
 

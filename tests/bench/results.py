@@ -20,6 +20,24 @@ COUNTS = [
 ]
 
 
+# What runs differ in, by kind of device: the reference back end, and words. A unit is what counts are
+# divided by, speed is in units per second.
+STREAM_UNIT = 64 << 10
+KINDS = {
+    "block": {
+        "title": "block devices", "reference": "blkback", "jobs": "jobs", "unit": "I/O",
+        "units": "I/Os", "speed": "I/Os per second", "program": "fio",
+        "unit_is": "an I/O is what fio asks for (a write with its fdatasync is one).",
+    },
+    "net": {
+        "title": "network devices", "reference": "netback", "jobs": "jobs.net", "unit": "unit",
+        "units": "units", "speed": "what arrived per second", "program": "iperf3 or net-rr",
+        "unit_is": "a unit is 64 KiB of a TCP stream, a UDP packet that arrived, or a request with its "
+                   "response; `out` is from the guest to dom0.",
+    },
+}
+
+
 # Instructions per I/O, as the plugin in instructions/ counts them: who, where.
 INSTRUCTIONS = [(f"{kind}_{side}", kind, side) for side in ("dom0", "guest")
                 for kind in ("program", "kernel", "xen")]
@@ -102,17 +120,34 @@ def difference(before, after):
     return {key: after[key] - before[key] for key in after if key in before}
 
 
+def speed(sections):
+    """What the program in the guest measured: units, and units per second; None if it failed."""
+    if fio := read_json(sections.get("fio", "")):
+        job = fio["jobs"][0]
+        if job.get("error"):
+            return None
+        return (job["read"]["total_ios"] + job["write"]["total_ios"],
+                job["read"]["iops"] + job["write"]["iops"])
+    if rr := read_json(sections.get("rr", "")):
+        return rr["transactions"], rr["transactions"] / rr["seconds"]
+    iperf = read_json(sections.get("iperf3", ""))
+    if not iperf or iperf.get("error"):
+        return None
+    end = iperf["end"]
+    if "packets" in end["sum_received"]:
+        units = end["sum"]["packets"] - end["sum"]["lost_packets"]
+        return units, units / end["sum"]["seconds"]
+    units = end["sum_received"]["bytes"] / STREAM_UNIT
+    return units, units / end["sum_received"]["seconds"]
+
+
 def measurement(folder, records=b"", dom0_cpus=1):
     """One measurement: {"iops", "ios", "per_io": {…}, …}, or None if it failed."""
     sections = dict(re.findall(r"^==> (\S+) <==\n(.*?)(?=^==> |\Z)", read_text(folder, "guest"), re.M | re.S))
-    fio = read_json(sections.get("fio", ""))
-    if not fio or fio["jobs"][0].get("error"):
+    units = speed(sections)
+    if not units or units[0] <= 0:
         return None
-    job = fio["jobs"][0]
-    ios = job["read"]["total_ios"] + job["write"]["total_ios"]
-    if ios == 0:
-        return None
-    result = {"iops": job["read"]["iops"] + job["write"]["iops"], "ios": ios}
+    result = {"iops": units[1], "ios": round(units[0])}
 
     counts = difference(xen_counts(read_text(folder, "xenperf.before")),
                         xen_counts(read_text(folder, "xenperf.after")))

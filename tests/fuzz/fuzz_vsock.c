@@ -18,6 +18,7 @@ struct host {
     struct sockaddr_un at[2];
     socklen_t at_len[2];
     int peers[PEERS];
+    int channel; /* calls of other guests */
     uint32_t questions[QUESTIONS];
     unsigned n_questions;
     bool busy; /* nobody takes questions */
@@ -92,7 +93,13 @@ static void packet(struct fuzz *f)
 
     h.op = htole16(fuzz_u8(f) % 10);
     h.type = htole16(how % 16 == 15 ? 3 : 1 + (how & 1));
-    h.src_port = htole32(fuzz_u8(f) % 4);
+    {
+        uint8_t port = fuzz_u8(f);
+
+        h.src_port = htole32(port % 4);
+        if (port & 128) /* another guest */
+            h.dst_cid = htole64(4 + (port >> 4) % 2);
+    }
     h.dst_port = htole32(fuzz_u8(f) % 2);
     if (how & 32) /* an answer to a call of the host */
         h.dst_port = htole32(0x40000000u + fuzz_u8(f) % 8);
@@ -103,6 +110,29 @@ static void packet(struct fuzz *f)
     memcpy(fake_ram(f->m->fake, f->buffer.addr + QUEUE_TX * 2048, sizeof(h)), &h, sizeof(h));
     fuzz_post(f, QUEUE_TX, (uint32_t)sizeof(h) + len, 0);
     driver_kick(&f->driver, QUEUE_TX);
+}
+
+static void other_guest_calls(struct fuzz *f, bool seqpacket, unsigned i)
+{
+    uint8_t what = fuzz_u8(f);
+    struct vsock_call call = {.from_cid = 4 + what % 2, .from_port = what / 2 % 2,
+                              .to_port = what / 4 % 4, .seqpacket = seqpacket};
+    int pair[2];
+
+    if (socketpair(AF_UNIX, (seqpacket ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC, 0, pair) < 0)
+        return;
+    (void)vsock_pass_call(host.channel, &call, pair[0]);
+    close(pair[0]);
+    set_peer(i, pair[1]);
+}
+
+/* A word that an accepted call ends with; or nearly. */
+static void other_guest_answers(int fd, uint8_t what)
+{
+    static const char *const words[] = {"OK 1\n", "OK", " 2\n", "NO\n"};
+    const char *word = words[what % 4];
+
+    (void)!send(fd, word, strlen(word), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 static void host_step(struct fuzz *f)
@@ -117,7 +147,13 @@ static void host_step(struct fuzz *f)
     case 5: case 6: answer(f); return;
     case 7: {
         unsigned which = what / 16 % 2;
-        int made = socket(AF_UNIX, (which ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        int made;
+
+        if (what & 128) {
+            other_guest_calls(f, which == 1, i);
+            return;
+        }
+        made = socket(AF_UNIX, (which ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
         if (connect(made, (struct sockaddr *)&host.at[which], host.at_len[which]) < 0) {
             close(made);
@@ -128,7 +164,13 @@ static void host_step(struct fuzz *f)
     }
     case 8: {
         char text[32];
-        int n = snprintf(text, sizeof(text), "CONNECT %u\n", fuzz_u8(f) % 4);
+        int n;
+
+        if (what & 128) {
+            other_guest_answers(fd, fuzz_u8(f));
+            return;
+        }
+        n = snprintf(text, sizeof(text), "CONNECT %u\n", fuzz_u8(f) % 4);
 
         (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
         return;
@@ -185,10 +227,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_configure(&f, 19, "vsock0", presets);
     for (unsigned i = 0; i < 2; i++)
         f.config.fds[i] = listen_somewhere(i);
-    f.config.n_fds = 2;
+    {
+        int pair[2];
+
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+            fake_die("no channel: %s", strerror(errno));
+        host.channel = pair[0];
+        f.config.fds[2] = pair[1];
+    }
+    f.config.n_fds = 3;
     f.ask = ask;
     fuzz_run(&f, &virtio_vsock_ops, QUEUES, data, size);
     /* It works. */
+    close(host.channel);
     for (unsigned i = 0; i < PEERS; i++)
         set_peer(i, -1);
     fuzz_post(&f, QUEUE_RX, 0, 1000);

@@ -99,14 +99,15 @@ run_test() {
             exec timeout -k 5 "${timeout:-600}" "$program"
             ;;
         fuzz/*)
-            # New finds go to a copy: a test changes nothing in the checkout.
-            local corpus
+            # New finds go to a copy: a test changes nothing in the checkout. What broke something stays.
+            local corpus seconds=${FUZZ_SECONDS:-15}
             corpus=$(mktemp -d)
             [[ ! -d $TESTS/fuzz/corpus/${name#*/} ]] || cp -r "$TESTS/fuzz/corpus/${name#*/}/." "$corpus"
             local status=0
-            (cd "$corpus" && timeout -k 5 600 "$(native_build_dir fuzz)/tests/fuzz/fuzz_${name#*/}" \
-                -max_total_time=15 -print_final_stats=1 "$corpus") || status=$?
-            rm -rf "$corpus"
+            (cd "$corpus" && timeout -k 5 $((seconds + 600)) "$(native_build_dir fuzz)/tests/fuzz/fuzz_${name#*/}" \
+                -max_total_time="$seconds" -print_final_stats=1 "$corpus") || status=$?
+            [[ $status -eq 0 ]] || printf 'its corpus, and what broke it: %s\n' "$corpus"
+            [[ $status -ne 0 ]] || rm -rf "$corpus"
             return "$status"
             ;;
         build/* | proof/*)

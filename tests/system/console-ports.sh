@@ -128,6 +128,35 @@ for round in 1 2; do
 done
 check "the log says each loss once" same "$(grep -c 'console0, port p7: lost' "$VIOD_LOG")" 3
 
+# --- killed under load ------------------------------------------------------------------------
+# Writers that do not stop; readers of a pty, of a socket that listens and of one that connects.
+start_reader() {
+    case $1 in
+        p1) cat /run/viod/g1/p1 >/dev/null & ;;
+        p3) socat -u UNIX-CONNECT:/run/viod/g1/p3 OPEN:/dev/null & ;;
+        p7) socat -u UNIX-LISTEN:/tmp/p7.sock,unlink-early OPEN:/dev/null & ;;
+    esac
+    reader=$!
+    wait_for 60 "[[ \$(port_state g1 $1 host_open) == true ]]"
+}
+for port in p1 p3 p7; do
+    guest_job g1 "$in_console_guest while [[ ! -e /tmp/enough ]]; do cat /tmp/x; done >\$(port $port)"
+    load=$job
+    for round in 1 2; do
+        start_reader "$port"
+        given=$(port_state g1 "$port" out_bytes) lost=$(port_state g1 "$port" lost_bytes)
+        check "$port, round $round: it reads what comes and comes" wait_for 60 \
+            '[[ $(($(port_state g1 "$port" out_bytes) - given)) -ge 5000000 ]]'
+        stop_reading "$reader"
+        check "$port, round $round: killed, and the guest goes on" wait_for 60 \
+            '[[ $(($(port_state g1 "$port" lost_bytes) - lost)) -ge 5000000 ]]'
+    done
+    guest g1 'touch /tmp/enough'
+    check_job "$port: its writer was never stopped" "$load"
+    guest g1 'rm /tmp/enough'
+done
+check "the log says each loss once" same "$(grep -c 'console0, port p7: lost' "$VIOD_LOG")" 5
+
 # --- one that stops reading -------------------------------------------------------------------
 socat -u UNIX-CONNECT:/run/viod/g1/p6 CREATE:/tmp/out6 & reader=$!
 wait_for 60 '[[ $(port_state g1 p6 host_open) == true ]]'

@@ -20,11 +20,11 @@ dom0_serves() {
     server=$!
     wait_for 60 "[[ -S $path ]]"
 }
-# guest_serves PORT OPTIONS ADDRESS [SOCAT-OPTION…]: the same in the guest, until it ends.
+# guest_serves PORT OPTIONS ADDRESS [SOCAT-OPTION…]: the same in the guest ($serving or g1), until it ends.
 guest_serves() {
     local port=$1 options=$2 address=$3
     shift 3
-    guest g1 "setsid socat $* 'VSOCK-LISTEN:$port,$options' '$address' </dev/null >/tmp/serve.$port 2>&1 &
+    guest "${serving:-g1}" "setsid socat $* 'VSOCK-LISTEN:$port,$options' '$address' </dev/null >/tmp/serve.$port 2>&1 &
         for i in {1..100}; do sleep 0.1; ss -l --vsock 2>/dev/null | grep -q ':$port ' && exit; done
         sleep 2"
 }

@@ -97,7 +97,7 @@ static void test_guest_call_again(void **state)
     expect_packet(&t, OP_RESPONSE, 1, 1000);
     /* It takes too long, in the end. */
     guest_says(&t, STREAM, OP_REQUEST, 1001, 1, 0);
-    vsock_find(vs_of(&t), 1001, 1)->deadline_ns = 1;
+    vsock_find(vs_of(&t), VSOCK_HOST_CID, 1001, 1)->deadline_ns = 1;
     vsock_tick(&vs_of(&t)->tick);
     expect_packet(&t, OP_RST, 1, 1001);
     answer_question(&t, 2, -EAGAIN, -1);
@@ -252,7 +252,7 @@ static void test_guest_refuses(void **state)
     fd = host_connect(&t, STREAM);
     host_says(fd, "CONNECT 5\n");
     assert_true(receive_packet(&t, &p));
-    vsock_find(vs_of(&t), 5, p.h.src_port)->deadline_ns = 1;
+    vsock_find(vs_of(&t), VSOCK_HOST_CID, 5, p.h.src_port)->deadline_ns = 1;
     vsock_tick(&vs_of(&t)->tick);
     expect_packet(&t, OP_RST, p.h.src_port, 5);
     assert_hears(fd, "");
@@ -423,7 +423,7 @@ static void test_host_receives_no_more(void **state)
     p = expect_packet(&t, OP_SHUTDOWN, 1, 1000);
     assert_int_equal(p->h.flags, NO_SEND | NO_RCV);
     /* No answer: 5.10.6.5, a reset after a while. */
-    vsock_find(vs_of(&t), 1000, 1)->deadline_ns = 1;
+    vsock_find(vs_of(&t), VSOCK_HOST_CID, 1000, 1)->deadline_ns = 1;
     vsock_tick(&vs_of(&t)->tick);
     expect_packet(&t, OP_RST, 1, 1000);
     expect_no_connection(&t);
@@ -474,7 +474,7 @@ static void test_reader_that_sleeps(void **state)
     fill_big();
     start(&t);
     fd = guest_call(&t, STREAM, 1000, 1);
-    c = vsock_find(vs_of(&t), 1000, 1);
+    c = vsock_find(vs_of(&t), VSOCK_HOST_CID, 1000, 1);
     sent = send_to_the_end(&t, STREAM, 1000, 0, 0, 4096, 0);
     assert_true(sent > BUFFER); /* the socket took some */
     assert_true(c->buffered > BUFFER / 4 * 3 - 4096); /* the rest was not told yet */
@@ -612,7 +612,7 @@ static void test_counters_wrap(void **state)
     fill_big();
     start(&t);
     fd = guest_call(&t, STREAM, 1000, 1);
-    c = vsock_find(vs_of(&t), 1000, 1);
+    c = vsock_find(vs_of(&t), VSOCK_HOST_CID, 1000, 1);
     c->fwd_cnt = c->fwd_cnt_said = UINT32_MAX - 3000;
     c->tx_cnt = c->peer_fwd_cnt = t.fwd_cnt = UINT32_MAX - 2;
     for (sent = 0; sent < 8192 * 12; sent += 8192)
@@ -865,7 +865,7 @@ static void test_buffered_messages(void **state)
     }
     assert_int_equal(n_got, n_sent);
     for (uint32_t i = 0; i < BUFFER / 64; i++)
-        assert_int_equal(vsock_find(vs_of(&t), 1000, 1)->ends[i], 0);
+        assert_int_equal(vsock_find(vs_of(&t), VSOCK_HOST_CID, 1000, 1)->ends[i], 0);
     close(fd);
     end(&t);
 }

@@ -63,6 +63,8 @@ struct test {
     bool consume;       /* rx buffers go back at once */
     unsigned rx_out;    /* rx buffers that the device has */
     uint32_t buf_alloc, fwd_cnt; /* what the guest says in its packets */
+    uint32_t peer;      /* with whom it speaks: the host, unless said otherwise */
+    int channel;        /* the supervisor's, with guest-to-guest=yes; -1: none */
 };
 
 static inline int vsock_rig_ask(struct virtio_device *dev, uint32_t id, const char *request)
@@ -119,6 +121,16 @@ static inline void rig_begin(struct test *t, const char *const *presets, uint64_
         assert_true(t->config.fds[i] >= 0);
     }
     t->config.n_fds = 2;
+    t->peer = VSOCK_HOST_CID;
+    t->channel = -1;
+    if (strcmp(device_config_string(&t->config, "guest-to-guest"), "no") != 0) {
+        int pair[2];
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair),
+                         0);
+        t->channel = pair[0];
+        t->config.fds[t->config.n_fds++] = pair[1];
+    }
     t->m = machine_create(&machine);
     assert_int_equal(t->config.fds[0], -1);
     t->m->dev->ask = vsock_rig_ask;
@@ -150,6 +162,8 @@ static inline void end(struct test *t)
     machine_destroy(t->m);
     driver_end(&t->driver);
     device_config_free(&t->config);
+    if (t->channel >= 0)
+        close(t->channel);
     for (unsigned i = 0; i < 2; i++)
         unlink(t->path[i]);
     assert_int_equal(rmdir(t->folder), 0);
@@ -181,7 +195,7 @@ static inline bool receive_packet(struct test *t, struct packet *p)
     if (used.len == 0)
         return true;
     assert_int_equal(used.len, sizeof(p->h) + p->h.len);
-    assert_int_equal(p->h.src_cid, 2);
+    assert_int_equal(p->h.src_cid, t->peer);
     return true;
 }
 
@@ -212,7 +226,7 @@ static inline struct virtio_vsock_hdr header(struct test *t, unsigned type, unsi
                                              uint32_t flags)
 {
     return (struct virtio_vsock_hdr){.src_cid = GUEST_CID,
-                                     .dst_cid = 2,
+                                     .dst_cid = t->peer,
                                      .src_port = guest_port,
                                      .dst_port = host_port,
                                      .len = len,
@@ -346,7 +360,7 @@ static inline void expect_no_connection(struct test *t)
     machine_settle(t->m);
     assert_int_equal(counter(t, COUNT_CONNECTIONS), 0);
     assert_int_equal(vs_of(t)->n_used, 0);
-    assert_true(vs_of(t)->watches <= 2);
+    assert_true(vs_of(t)->watches <= 3);
 }
 
 static inline uint8_t pattern(uint32_t i) { return (uint8_t)(i * 2654435761u >> 13 ^ i); }
