@@ -197,14 +197,22 @@ static void signals(struct supervisor *s)
     struct signalfd_siginfo info;
 
     while (read(s->signal_fd, &info, sizeof(info)) == sizeof(info))
-        if (info.ssi_signo != SIGCHLD && !s->stopping) {
-            log_info("stopping");
-            s->stopping = true;
-            for (struct guest *g = s->guests; g != NULL; g = g->next)
-                if (g->pid > 0)
-                    guest_quit_worker(g);
+        if (info.ssi_signo != SIGCHLD && !s->stopping && !s->leaving) {
+            log_info("ending; the workers serve their guests on");
+            s->leaving = true;
         }
     guests_reap(s);
+}
+
+void supervisor_stop(struct supervisor *s)
+{
+    if (s->stopping)
+        return;
+    log_info("stopping");
+    s->stopping = true;
+    for (struct guest *g = s->guests; g != NULL; g = g->next)
+        if (g->pid > 0)
+            guest_quit_worker(g);
 }
 
 static bool workers_left(const struct supervisor *s)
@@ -265,6 +273,7 @@ static int poll_once(struct supervisor *s)
     kill_overdue(s, now);
     restart_due(s, now);
     control_expire(s, now);
+    upgrade_expire(s, now);
     if (removals_run(s, now))
         domain_released(s); /* without devices here, a guest is nobody's any more */
     return 0;
@@ -315,7 +324,12 @@ static int make_folders(const struct daemon_config *config)
     return 0;
 }
 
-int supervisor_run(const struct daemon_config *config)
+bool supervisor_can_take_over(const struct daemon_config *config)
+{
+    return takeover_possible(config->run_dir);
+}
+
+int supervisor_run(const struct daemon_config *config, char *const *argv)
 {
     static struct supervisor supervisor;
     struct supervisor *s = &supervisor;
@@ -323,6 +337,7 @@ int supervisor_run(const struct daemon_config *config)
     int ret;
 
     s->config = config;
+    s->argv = argv;
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         s->clients[i].fd = -1;
     ret = make_folders(config);
@@ -340,6 +355,9 @@ int supervisor_run(const struct daemon_config *config)
         log_error("%s", error);
         goto out;
     }
+    ret = takeover_begin(s);
+    if (ret < 0)
+        goto out;
     ret = xenstore_watch_devices(s->xs);
     if (ret < 0) {
         log_error("cannot watch this domain's devices in xenstore: %s", strerror(-ret));
@@ -356,13 +374,14 @@ int supervisor_run(const struct daemon_config *config)
     if (is_driver_domain(s))
         (void)xenstore_announce(s->xs, VIOD_VERSION);
     notify_systemd("READY=1");
-    while (ret == 0 && !(s->stopping && !workers_left(s)))
+    while (ret == 0 && !s->leaving && !(s->stopping && !workers_left(s)))
         ret = poll_once(s);
     if (ret < 0)
         log_error("%s", strerror(-ret));
 out:
     notify_systemd("STOPPING=1");
-    while (s->guests != NULL)
+    /* Else their folders are the next one's. */
+    while (s->stopping && s->guests != NULL)
         guest_free(s, s->guests);
     control_close(s);
     if (s->xs != NULL) {
@@ -371,5 +390,5 @@ out:
             (void)xenstore_announce(s->xs, NULL);
     }
     xenstore_close(s->xs);
-    return ret == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return ret == 0 ? EXIT_SUCCESS : ret == -EPROTONOSUPPORT ? SUPERVISOR_EXIT_STATE : EXIT_FAILURE;
 }
