@@ -79,10 +79,17 @@ start_viod() {
     echo $! >/run/viod-rig.pid
     wait_for 60 'viodctl version >/dev/null 2>&1'
 }
+# end_viod [SIGNAL]: as systemctl stop does, or with another signal. Guests keep their devices.
+end_viod() {
+    local pid
+    pid=$(supervisor)
+    kill "-${1:-TERM}" "$pid" && wait_for 60 "! running $pid"
+}
+# Guests lose their devices.
 stop_viod() {
     local pid
     pid=$(supervisor)
-    kill -TERM "$pid" && wait_for 60 "! running $pid"
+    viodctl stop && wait_for 60 "! running $pid"
 }
 # A zombie runs no more.
 running() { [[ -e /proc/$1/status ]] && ! grep -q '^State:.Z' "/proc/$1/status"; }
