@@ -112,9 +112,9 @@ struct device_type {
      */
     int (*reopen)(struct device_config *config, char *error, size_t error_len);
     /*
-     * A new supervisor takes the device over, and the worker of its predecessor still has the host side:
-     * true if it is to be opened before that worker ends (an interface that nobody has open is no more).
-     * NULL: afterwards.
+     * A new supervisor takes the device over, and the worker of its predecessor still has the host
+     * side: true if it is to be opened before that worker ends (an interface that nobody has open is
+     * no more). NULL: afterwards.
      */
     bool (*opens_early)(const struct device_config *config);
     /*

@@ -304,7 +304,7 @@ static int net_reopen(struct device_config *config, char *error, size_t error_le
     return ret < 0 ? -EBUSY : 0; /* it may take a moment until passt listens again */
 }
 
-/* More queues of the same interface: it stays, and what comes for the guest meanwhile waits in them. */
+/* More queues of the same interface: it stays, and what comes for the guest waits in them. */
 static bool net_opens_early(const struct device_config *config)
 {
     return !is_passt(config);

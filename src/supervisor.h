@@ -8,12 +8,12 @@
 
 #include "config.h"
 
-/* The exit status of one that cannot take over what an earlier version left: starting it again is no use. */
+/* Exit status: it cannot take over what another version left; starting it again is no use. */
 #define SUPERVISOR_EXIT_STATE 3
 
 /*
- * Until SIGTERM or SIGINT, which leave the workers as they are for the next supervisor, or viodctl stop.
- * argv: of this program, for one that takes its place. Exit status.
+ * Until SIGTERM or SIGINT, which leave the workers as they are for the next supervisor, or until
+ * viodctl stop. argv: of this program, for one that takes its place. Exit status.
  */
 int supervisor_run(const struct daemon_config *config, char *const *argv);
 /* Could this program take over what another one has left in config's run_dir? Says why not. */

@@ -93,9 +93,9 @@ void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t 
 }
 
 /*
- * Counters, in a file so that they outlive supervisors. Mapped: a worker that made it shorter would kill the
- * supervisor at the next look, but it has no descriptor of it once it serves the guest (worker.c), and
- * cannot get one in its sandbox.
+ * Counters, in a file so that they outlive supervisors. Mapped: a worker that made it shorter would
+ * kill the supervisor at the next look, but it has no descriptor of it once it serves the guest
+ * (worker.c), and cannot get one in its sandbox.
  */
 static int open_stats(struct guest *g)
 {
@@ -135,7 +135,7 @@ static void exec_worker(int socket)
     static char *const argv[] = {name, option, NULL};
     sigset_t none;
 
-    /* It goes on when its supervisor ends: also if that was started in a terminal, and that is closed. */
+    /* It goes on when its supervisor ends, also with the terminal that that was started in. */
     (void)setsid();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -209,7 +209,7 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
     message.n_fds = 2;
     g->adopted = g->sacrificed = 0;
     g->started_ns = monotonic_ns();
-    /* Before it has anything to do: one that has not heard of its guest ends with its supervisor. */
+    /* Before it has anything to do: one that has heard of no guest ends with its supervisor. */
     takeover_record(g);
     return message_send(g->socket, &message); /* if it failed, the worker ends, and that is seen */
 }
@@ -341,7 +341,8 @@ void guest_free(struct supervisor *s, struct guest *g)
     free(g);
 }
 
-struct guest *guest_new_as(struct supervisor *s, uint32_t domid, const char *name, const char *uuid)
+struct guest *guest_new_as(struct supervisor *s, uint32_t domid, const char *name,
+                           const char *uuid)
 {
     struct guest *g = calloc(1, sizeof(*g));
 
@@ -366,7 +367,7 @@ struct guest *guest_new(struct supervisor *s, uint32_t domid)
     struct guest *g = guest_new_as(s, domid, NULL, NULL);
 
     if (g != NULL && g->identity.run_dir[0] != '\0')
-        empty_folder(g->identity.run_dir); /* of what a viod that could not be taken over has left there */
+        empty_folder(g->identity.run_dir); /* of what nobody could take over */
     return g;
 }
 

@@ -138,10 +138,11 @@ struct served_device *guest_find_node(struct guest *guest, const struct node_id 
 struct served_device *guest_find_slot(struct guest *guest, uint32_t slot);
 struct guest *guest_new(struct supervisor *s, uint32_t domid);
 /*
- * With what an earlier supervisor left in its folder, under the name and UUID that it had; NULL: those of
- * now.
+ * With what an earlier supervisor left in its folder, under the name and UUID that it had; NULL: those
+ * of now.
  */
-struct guest *guest_new_as(struct supervisor *s, uint32_t domid, const char *name, const char *uuid);
+struct guest *guest_new_as(struct supervisor *s, uint32_t domid, const char *name,
+                           const char *uuid);
 void guest_free(struct supervisor *s, struct guest *g);
 /* With all that is in it. */
 void guest_remove_folder(const char *folder);

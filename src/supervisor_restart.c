@@ -142,7 +142,7 @@ static int reopen(struct supervisor *s, struct guest *g, struct served_device *d
         if (ret == 0)
             device_opened(d);
         else if (ret == -EADDRINUSE || ret == -ECONNREFUSED)
-            ret = -EBUSY; /* what the kernel closes on a dead process's behalf, or a peer, takes a moment */
+            ret = -EBUSY; /* what the dead one had takes the kernel, or a peer, a moment to close */
     } else if (type->reopen != NULL)
         ret = type->reopen(&d->config, error, sizeof(error));
     else

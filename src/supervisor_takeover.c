@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From one supervisor to the next. A supervisor that ends, for whatever cause, leaves its workers, which
- * go on serving their guests, and a record of each (supervisor_record.h). The next one ends each of these
- * workers and at once starts a successor that adopts what it served, as when a worker dies
- * (supervisor_restart.c): so that program, configuration and state are those of one version from then on,
- * and a restart, an upgrade and a crash are the same thing. A guest that nobody takes over loses nothing
- * by that: its worker is left alone.
+ * From one supervisor to the next. A supervisor that ends, for whatever cause, leaves its workers,
+ * which go on serving their guests, and a record of each (supervisor_record.h). The next one ends each
+ * of these workers and at once starts a successor that adopts what it served, as when a worker dies
+ * (supervisor_restart.c): so that program and state are those of one version from then on, and a
+ * restart, an upgrade and a crash are the same thing. A guest that nobody takes over loses nothing by
+ * that: its worker is left alone.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -28,8 +28,8 @@
 #define STATE_NAME "state"
 
 static_assert(RECORD_DEVICES_MAX == XEN_VIRTIO_SLOTS, "one for each");
-static_assert(sizeof(((struct served_device *)0)->name) == sizeof(((struct device_config *)0)->name),
-              "copied");
+static_assert(sizeof(((struct served_device *)0)->name) ==
+                  sizeof(((struct device_config *)0)->name), "copied");
 
 /* ---- what is left for the next one ---- */
 
@@ -67,8 +67,8 @@ void takeover_record(const struct guest *g)
         add_device(&g->devices[i], &record);
     ret = record_write(g->identity.run_dir, &record);
     if (ret < 0)
-        log_error("domain %u (%s): cannot write into %s what the next viod needs to take it over: %s",
-                  g->domid, g->name, g->identity.run_dir, strerror(-ret));
+        log_error("domain %u (%s): cannot write into %s what the next viod needs to take it over: "
+                  "%s", g->domid, g->name, g->identity.run_dir, strerror(-ret));
     record_free(&record);
 }
 
@@ -85,7 +85,7 @@ static bool for_each_folder(const char *run_dir,
 {
     struct dirent **entries;
     bool going_on = true;
-    int n = scandir(run_dir, &entries, NULL, alphasort); /* all at once: folders are removed meanwhile */
+    int n = scandir(run_dir, &entries, NULL, alphasort); /* at once: `visit` may remove folders */
 
     for (int i = 0; i < n; i++) {
         const char *name = entries[i]->d_name;
@@ -114,7 +114,7 @@ static bool is_of_this_boot(const struct guest_record *record)
 
 /*
  * 0: *record is the caller's to free. -ENOENT: nothing was left, or by an earlier boot.
- * -EPROTONOSUPPORT: by a version whose state this one cannot read; -errno: not usable. With a message.
+ * -EPROTONOSUPPORT: by a version whose state this one cannot read; -errno: not usable. Says why.
  */
 static int read_left(const char *folder, uint32_t domid, struct guest_record *record, char *why,
                      size_t why_len)
@@ -181,7 +181,8 @@ static bool check_folder(void *arg, uint32_t domid, const char *folder)
 
     if (ret == 0)
         record_free(&record);
-    if (ret != -EPROTONOSUPPORT || (check->s != NULL && !xenstore_domain_alive(check->s->xs, domid)))
+    if (ret != -EPROTONOSUPPORT ||
+        (check->s != NULL && !xenstore_domain_alive(check->s->xs, domid)))
         return true;
     log_error("viod " VIOD_VERSION " cannot take domain %u over, which a viod of another version "
               "serves: %s; start that version again, or shut the guest down first", domid, why);
@@ -348,7 +349,7 @@ static void take_guest(struct supervisor *s, const char *folder, const struct gu
     if (orphan < 0)
         remove_links(folder);
     if (n == 0 && is_driver_domain(s)) {
-        guest_free(s, g); /* its last devices were taken away meanwhile; dom0 answers where they were */
+        guest_free(s, g); /* its devices were taken away meanwhile; dom0 answers where they were */
         return;
     }
     if (orphan >= 0)

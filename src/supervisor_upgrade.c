@@ -71,7 +71,8 @@ int upgrade_begin(struct supervisor *s, struct client *client, const char *path,
     int ends[2], ret = 0;
 
     if (u->pid > 0 || s->stopping) {
-        snprintf(error, error_len, u->pid > 0 ? "an upgrade has begun already" : "viod is stopping");
+        snprintf(error, error_len, "%s",
+                 u->pid > 0 ? "an upgrade has begun already" : "viod is stopping");
         return -EBUSY;
     }
     if (path == NULL)

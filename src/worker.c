@@ -557,8 +557,8 @@ static void control_ready(struct loop_fd *fd)
     if (ret == -EAGAIN)
         return;
     if (ret <= 0) {
-        /* The next one ends this worker, and its successor adopts what it serves. What is asked of the
-         * host until then fails: w->socket stays open, but nobody reads it. */
+        /* The next one ends this worker, and its successor adopts what it serves. What is asked of
+         * the host until then fails: w->socket stays open, but nobody reads it. */
         log_warning("the supervisor is gone: this guest is served on until there is another one");
         loop_remove_fd(fd);
         return;
