@@ -226,10 +226,8 @@ void guest_quit_worker(struct guest *g)
 /* ---- the guest's folder ---- */
 
 /* /run/viod/<name>; false: the name is none that a file could have, or one of the daemon's own. */
-static bool link_path(const struct supervisor *s, const struct guest *g, char *path, size_t len)
+static bool link_path(const struct supervisor *s, const char *name, char *path, size_t len)
 {
-    const char *name = g->name;
-
     if (name[0] == '\0' || name[0] == '.' || name[0] == '?' || strchr(name, '/') != NULL ||
         strspn(name, "0123456789") == strlen(name) || strcmp(name, &EMPTY_ROOT[1]) == 0)
         return false;
@@ -253,7 +251,7 @@ static void make_link(struct supervisor *s, struct guest *g)
 {
     char link[256], target[16];
 
-    if (g->identity.run_dir[0] == '\0' || !link_path(s, g, link, sizeof(link)))
+    if (g->identity.run_dir[0] == '\0' || !link_path(s, g->name, link, sizeof(link)))
         return;
     snprintf(target, sizeof(target), "%u", g->domid);
     /* A link that is there is of an earlier domain of this name; anything else is not ours. */
@@ -263,12 +261,12 @@ static void make_link(struct supervisor *s, struct guest *g)
         log_warning("cannot make %s: %s", link, strerror(errno));
 }
 
-static void remove_link(struct supervisor *s, struct guest *g)
+static void remove_link(struct supervisor *s, uint32_t domid, const char *name)
 {
     char link[256], target[16], was[16] = "";
 
-    snprintf(target, sizeof(target), "%u", g->domid);
-    if (link_path(s, g, link, sizeof(link)) && readlink(link, was, sizeof(was) - 1) > 0 &&
+    snprintf(target, sizeof(target), "%u", domid);
+    if (link_path(s, name, link, sizeof(link)) && readlink(link, was, sizeof(was) - 1) > 0 &&
         strcmp(was, target) == 0)
         (void)unlink(link);
 }
@@ -297,25 +295,25 @@ void guest_identify(struct supervisor *s, struct guest *g, const char *name, con
 {
     if (strcmp(g->name, name) == 0 && strcmp(g->identity.uuid, uuid) == 0)
         return;
-    remove_link(s, g);
+    remove_link(s, g->domid, g->name);
     snprintf(g->name, sizeof(g->name), "%s", name);
     snprintf(g->identity.name, sizeof(g->identity.name), "%s", name);
     snprintf(g->identity.uuid, sizeof(g->identity.uuid), "%s", uuid);
     make_link(s, g);
 }
 
-void guest_remove_folder(const char *folder)
+void guest_remove_folder(struct supervisor *s, uint32_t domid, const char *name, const char *folder)
 {
+    if (name != NULL)
+        remove_link(s, domid, name);
     empty_folder(folder);
     (void)rmdir(folder);
 }
 
 static void remove_run_dir(struct supervisor *s, struct guest *g)
 {
-    if (g->identity.run_dir[0] == '\0')
-        return;
-    remove_link(s, g);
-    guest_remove_folder(g->identity.run_dir);
+    if (g->identity.run_dir[0] != '\0')
+        guest_remove_folder(s, g->domid, g->name, g->identity.run_dir);
 }
 
 void guest_free(struct supervisor *s, struct guest *g)

@@ -144,8 +144,9 @@ struct guest *guest_new(struct supervisor *s, uint32_t domid);
 struct guest *guest_new_as(struct supervisor *s, uint32_t domid, const char *name,
                            const char *uuid);
 void guest_free(struct supervisor *s, struct guest *g);
-/* With all that is in it. */
-void guest_remove_folder(const char *folder);
+/* With all that is in it, and the link to it. name: NULL = not known. */
+void guest_remove_folder(struct supervisor *s, uint32_t domid, const char *name,
+                         const char *folder);
 int guest_start_worker(struct supervisor *s, struct guest *g);
 void guest_quit_worker(struct guest *g);
 void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t status);

@@ -387,7 +387,7 @@ static bool take_folder(void *arg, uint32_t domid, const char *folder)
         if (ret != -ENOENT && xenstore_domain_alive(s->xs, domid))
             leave_alone(s, domid, why);
         else
-            guest_remove_folder(folder);
+            guest_remove_folder(s, domid, NULL, folder);
         return true;
     }
     orphan = find_orphan(&record);
@@ -400,7 +400,7 @@ static bool take_folder(void *arg, uint32_t domid, const char *folder)
         end_orphan(orphan);
         if (orphan >= 0)
             close(orphan);
-        guest_remove_folder(folder);
+        guest_remove_folder(s, domid, record.name, folder);
     }
     record_free(&record);
     return true;
