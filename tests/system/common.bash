@@ -125,3 +125,7 @@ fio_verify() {
     printf ' --bs=4k --direct=1 --ioengine=io_uring --iodepth=%d --verify=crc32c --verify_fatal=1' "$depth"
     printf ' --group_reporting --output-format=terse --terse-version=3 %s' "$*"
 }
+# until_enough COMMAND: a command for a guest that runs COMMAND again and again, until `enough GUEST` or
+# until it fails.
+until_enough() { printf 'while [[ ! -e /run/enough ]]; do %s || exit 1; done' "$1"; }
+enough() { guest "$1" 'touch /run/enough'; }

@@ -17,8 +17,8 @@ domu_run domd 'truncate -s 16M /var/lib/viod/two-backends/log.img'
 must "viod starts in it" domd_viod
 must "a guest with disks of both comes up" create_guest
 
-verify_for() { fio_verify "\$(disk $1)" 8 2 --time_based --runtime=$((KILLS * 15)); }
-guest_job two-backends "$(verify_for FROM-DOM0) & dom0=\$!; $(verify_for FROM-DOMD) && wait \$dom0"
+job_of() { until_enough "$(fio_verify "\$(disk $1)" 8 2)"; }
+guest_job two-backends "($(job_of FROM-DOM0)) & dom0=\$!; ($(job_of FROM-DOMD)) && wait \$dom0"
 io=$job
 # The devices' requests so far, of both domains.
 requests_dom0() { show two-backends '[.devices[].requests // 0] | add'; }
@@ -38,6 +38,7 @@ for ((n = 1; n <= KILLS; n++)); do
     wait_for 60 "[[ \$(requests_dom0) -gt $dom0 && \$(requests_domd) -gt $domd ]]" ||
         give_up "end $n: the guest stands still"
 done
+check "it is told to come to an end" enough two-backends
 check_job "the guest's verified I/O goes on to its end" "$io"
 check "the driver domain's log says who took over" domd_logged 'two-backends\): taken over from worker [0-9]+, with [1-9]'
 check "no request failed, no ring was broken" no_errors

@@ -34,8 +34,9 @@ virtio=$(blk_devices 2)
 domu_create g1 vcpus=4 "virtio=${virtio%]},\"type=virtio,device2,transport=mmio,grant_usage=1\"]" || give_up "xl create g1"
 must "a guest comes up" up g1
 id=$(domu_id g1)
-job_of() { fio_verify "\$(disk $1)" 16 4 --fsync=16 --time_based --runtime=$((KILLS * 10)); }
-guest_job g1 "$(job_of split) & $(job_of packed) & $(job_of granted) && wait %1 && wait %2"
+job_of() { until_enough "$(fio_verify "\$(disk $1)" 16 4 --fsync=16)"; }
+guest_job g1 "($(job_of split)) & split=\$!; ($(job_of packed)) & packed=\$!
+    ($(job_of granted)) && wait \$split && wait \$packed"
 g1_job=$job
 all_requests() { show g1 '[.devices[].requests] | add'; }
 must "it reads and writes" wait_for "$LONG" '[[ $(device g1 blk0 requests) -gt 100 && $(device g1 blk2 requests) -gt 100 ]]'
@@ -53,10 +54,10 @@ for ((n = 1; n <= KILLS; n++)); do
     start_viod || give_up "end $n: viod does not start again"
     wait_for 30 all_served || give_up "end $n: not all devices are served again"
     ! running "$victim" || give_up "end $n: the old worker lives"
-    # Counters go on.
     wait_for 60 "[[ \$(all_requests) -gt $before ]]" || give_up "end $n: the guest stands still"
     sleep $((RANDOM % 2)).$((RANDOM % 10))
 done
+check "it is told to come to an end" enough g1
 check_job "the guest's verified I/O goes on to its end" "$g1_job"
 check "no request failed, no ring was broken" no_errors
 for name in split packed granted; do

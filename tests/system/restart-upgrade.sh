@@ -29,8 +29,8 @@ version() { viodctl --json version | jq -r .daemon.viod; }
 own=$(version)
 other=$own+other
 must "the other version is another one" same "$(/usr/sbin/viod-other --version)" "viod $other"
-job_of() { fio_verify "\$(disk $1)" 16 4 --fsync=16 --time_based --runtime=$((UPGRADES * 8)); }
-guest_job g1 "$(job_of split) & $(job_of packed) && wait %1"
+job_of() { until_enough "$(fio_verify "\$(disk $1)" 16 4 --fsync=16)"; }
+guest_job g1 "($(job_of split)) & split=\$!; ($(job_of packed)) && wait \$split"
 g1_job=$job
 all_requests() { show g1 '[.devices[].requests] | add'; }
 must "it reads and writes" wait_for "$LONG" '[[ $(device g1 blk0 requests) -gt 100 && $(device g1 blk1 requests) -gt 100 ]]'
@@ -76,6 +76,7 @@ check "with its file replaced, that is what takes over" viodctl upgrade
 check "it does" wait_for 60 "[[ \$(version 2>/dev/null) == $other ]]"
 check "and serves all" wait_for 60 'served g1 blk0 && served g1 blk1'
 
+check "the guest is told to come to an end" enough g1
 check_job "the guest's verified I/O went on all the time" "$g1_job"
 check "no request failed, no ring was broken" no_errors
 for name in split packed; do
