@@ -79,7 +79,7 @@ check "a guest is destroyed" domu_destroy gone
 domu_config new "virtio=$(blk_devices 1)" >new.cfg
 check "a new one is created, paused" xl create -p new.cfg
 mkdir -p /run/viod/31999
-cp /run/viod/$id/guest.record /run/viod/31999/
+cp "/run/viod/$id/guest.record" /run/viod/31999/
 must "viod starts" start_viod
 check "the worker of the guest that is gone has ended" wait_for 60 "! running $gone_worker"
 check "and the guest with it" wait_for "$LONG" domu_gone gone
