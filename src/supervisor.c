@@ -17,6 +17,9 @@
 #include "supervisor_internal.h"
 #include "xen/xenstore_publish.h"
 
+/* How long a supervisor that shall end waits for workers that are just starting. */
+#define LEAVE_BOUND_NS (INT64_C(10) * 1000000000)
+
 /* ---- xenstore ---- */
 
 static void remove_device(struct guest *g, struct supervisor *s, struct served_device *d)
@@ -189,7 +192,7 @@ static bool deadlines_pending(const struct supervisor *s)
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         if (s->clients[i].fd >= 0)
             return true;
-    return s->removals != NULL;
+    return s->leaving || s->removals != NULL;
 }
 
 static void signals(struct supervisor *s)
@@ -200,6 +203,7 @@ static void signals(struct supervisor *s)
         if (info.ssi_signo != SIGCHLD && !s->stopping && !s->leaving) {
             log_info("ending; the workers serve their guests on");
             s->leaving = true;
+            s->leave_at_ns = monotonic_ns() + LEAVE_BOUND_NS;
         }
     guests_reap(s);
 }
@@ -213,6 +217,28 @@ void supervisor_stop(struct supervisor *s)
     for (struct guest *g = s->guests; g != NULL; g = g->next)
         if (g->pid > 0)
             guest_quit_worker(g);
+}
+
+/* Its worker runs and has its devices: what is begun is brought to its end before we leave. */
+static bool is_settled(const struct guest *g)
+{
+    if (g->restart_at_ns != 0 || (g->pid > 0 && g->state == WORKER_STARTING))
+        return false;
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        if (g->devices[i].used && g->pid > 0 &&
+            (g->devices[i].state == SERVED_ADDING || g->devices[i].state == SERVED_REMOVING))
+            return false;
+    return true;
+}
+
+static bool may_leave(const struct supervisor *s)
+{
+    if (!s->leaving)
+        return false;
+    for (const struct guest *g = s->guests; g != NULL; g = g->next)
+        if (!is_settled(g))
+            return monotonic_ns() >= s->leave_at_ns;
+    return true;
 }
 
 static bool workers_left(const struct supervisor *s)
@@ -374,7 +400,7 @@ int supervisor_run(const struct daemon_config *config, char *const *argv)
     if (is_driver_domain(s))
         (void)xenstore_announce(s->xs, VIOD_VERSION);
     notify_systemd("READY=1");
-    while (ret == 0 && !s->leaving && !(s->stopping && !workers_left(s)))
+    while (ret == 0 && !may_leave(s) && !(s->stopping && !workers_left(s)))
         ret = poll_once(s);
     if (ret < 0)
         log_error("%s", strerror(-ret));

@@ -101,6 +101,7 @@ struct supervisor {
     char control_path[108];
     bool stopping;               /* all guests lose their devices */
     bool leaving;                /* the workers go on, for the next supervisor */
+    int64_t leave_at_ns;         /* then, no matter what */
     char *const *argv;           /* of this program */
     struct upgrade upgrade;
     bool has_driver_domains;     /* a device with another backend was seen */

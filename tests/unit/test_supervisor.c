@@ -359,6 +359,27 @@ static void test_workers_outlive_their_supervisor(void **state)
     assert_true(access(path_of("run/g1/console0.attach"), F_OK) == 0);
 }
 
+/* Told to end in the middle of it, a supervisor does not leave a guest without a worker. */
+static void test_a_takeover_is_brought_to_its_end(void **state)
+{
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    end(SIGKILL);
+    for (int i = 0; i < 3; i++) {
+        before = worker_of(5);
+        start();
+        end(SIGTERM);
+        assert_int_not_equal(worker_of(5), before);
+        assert_true(runs(worker_of(5)));
+        assert_false(runs(before));
+    }
+    before = worker_of(5);
+    start();
+    expect_taken_over(before, NULL);
+}
+
 static void test_a_worker_that_died_meanwhile_has_a_successor(void **state)
 {
     pid_t before;
@@ -539,6 +560,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_workers_outlive_their_supervisor, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_takeover_is_brought_to_its_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_died_meanwhile_has_a_successor, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_stop_takes_the_devices_away, set_up, tear_down),
