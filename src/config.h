@@ -115,6 +115,12 @@ struct device_type {
      */
     int (*reopen)(struct device_config *config, char *error, size_t error_len);
     /*
+     * A new supervisor takes the device over, and the worker of its predecessor still has the host
+     * side: true if it is to be opened before that worker ends (an interface that nobody has open is
+     * no more). NULL: afterwards.
+     */
+    bool (*opens_early)(const struct device_config *config);
+    /*
      * Supervisor: a worker asks for something more of a device that is open ("tap 0" once it was
      * lost, "connect 1024"). The words may be the guest's: a worker may have been taken over by it.
      * Must not block. Puts at most DEVICE_FDS_MAX descriptors into fds; their number (>= 0), or
@@ -207,6 +213,8 @@ void daemon_config_free(struct daemon_config *config);
 /* For the way from the supervisor to the worker: a text of key=value lines, and back. Paths of parts
  * stay behind: a worker could not open them. */
 int device_config_encode(const struct device_config *config, char *out, size_t out_len);
+/* With these paths, too: for the next supervisor. At most 64 KiB. */
+int device_config_encode_all(const struct device_config *config, char *out, size_t out_len);
 /* fds are not part of the text. Validated as strictly as a file. */
 int device_config_decode(const char *text, size_t len, struct device_config *config, char *error,
                          size_t error_len);

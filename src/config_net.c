@@ -304,6 +304,12 @@ static int net_reopen(struct device_config *config, char *error, size_t error_le
     return ret < 0 ? -EBUSY : 0; /* it may take a moment until passt listens again */
 }
 
+/* More queues of the same interface: it stays, and what comes for the guest waits in them. */
+static bool net_opens_early(const struct device_config *config)
+{
+    return !is_passt(config);
+}
+
 /* "tap QUEUES": the interface, or the connection to passt, is gone; a new one like it. */
 static int net_ask(struct device_config *config, const char *request, int *fds, char *error,
                    size_t error_len)
@@ -333,6 +339,7 @@ const struct device_type net_type = {
     .keys = net_keys,
     .open = net_open,
     .reopen = net_reopen,
+    .opens_early = net_opens_early,
     .ask = net_ask,
     .close = net_close,
 };

@@ -143,7 +143,7 @@ static void put_line(struct writer *writer, const char *prefix, const char *key,
     put_char(writer, '\n');
 }
 
-int device_config_encode(const struct device_config *config, char *out, size_t out_len)
+static int encode(const struct device_config *config, bool paths, char *out, size_t out_len)
 {
     struct writer writer = {.out = out, .len = out_len};
 
@@ -167,11 +167,21 @@ int device_config_encode(const struct device_config *config, char *out, size_t o
 
         snprintf(prefix, sizeof(prefix), PART_PREFIX "%s.", config->parts[i].name);
         for (size_t j = 0; values[j].key; j++)
-            if (values[j].value && values[j].key->type != KEY_PATH)
+            if (values[j].value && (paths || values[j].key->type != KEY_PATH))
                 put_line(&writer, prefix, values[j].key->name, values[j].value);
     }
     out[writer.used] = '\0';
     return writer.full ? -ENOSPC : (int)writer.used;
+}
+
+int device_config_encode(const struct device_config *config, char *out, size_t out_len)
+{
+    return encode(config, false, out, out_len);
+}
+
+int device_config_encode_all(const struct device_config *config, char *out, size_t out_len)
+{
+    return encode(config, true, out, out_len);
 }
 
 /* ---- decode ---- */

@@ -17,6 +17,9 @@
 #include "supervisor_internal.h"
 #include "xen/xenstore_publish.h"
 
+/* How long a supervisor that shall end waits for workers that are just starting. */
+#define LEAVE_BOUND_NS (INT64_C(10) * 1000000000)
+
 /* ---- xenstore ---- */
 
 static void remove_device(struct guest *g, struct supervisor *s, struct served_device *d)
@@ -189,7 +192,7 @@ static bool deadlines_pending(const struct supervisor *s)
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         if (s->clients[i].fd >= 0)
             return true;
-    return s->removals != NULL;
+    return s->leaving || s->removals != NULL;
 }
 
 static void signals(struct supervisor *s)
@@ -197,14 +200,45 @@ static void signals(struct supervisor *s)
     struct signalfd_siginfo info;
 
     while (read(s->signal_fd, &info, sizeof(info)) == sizeof(info))
-        if (info.ssi_signo != SIGCHLD && !s->stopping) {
-            log_info("stopping");
-            s->stopping = true;
-            for (struct guest *g = s->guests; g != NULL; g = g->next)
-                if (g->pid > 0)
-                    guest_quit_worker(g);
+        if (info.ssi_signo != SIGCHLD && !s->stopping && !s->leaving) {
+            log_info("ending; the workers serve their guests on");
+            s->leaving = true;
+            s->leave_at_ns = monotonic_ns() + LEAVE_BOUND_NS;
         }
     guests_reap(s);
+}
+
+void supervisor_stop(struct supervisor *s)
+{
+    if (s->stopping)
+        return;
+    log_info("stopping");
+    s->stopping = true;
+    for (struct guest *g = s->guests; g != NULL; g = g->next)
+        if (g->pid > 0)
+            guest_quit_worker(g);
+}
+
+/* Its worker runs and has its devices: what is begun is brought to its end before we leave. */
+static bool is_settled(const struct guest *g)
+{
+    if (g->restart_at_ns != 0 || (g->pid > 0 && g->state == WORKER_STARTING))
+        return false;
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+        if (g->devices[i].used && g->pid > 0 &&
+            (g->devices[i].state == SERVED_ADDING || g->devices[i].state == SERVED_REMOVING))
+            return false;
+    return true;
+}
+
+static bool may_leave(const struct supervisor *s)
+{
+    if (!s->leaving)
+        return false;
+    for (const struct guest *g = s->guests; g != NULL; g = g->next)
+        if (!is_settled(g))
+            return monotonic_ns() >= s->leave_at_ns;
+    return true;
 }
 
 static bool workers_left(const struct supervisor *s)
@@ -265,6 +299,7 @@ static int poll_once(struct supervisor *s)
     kill_overdue(s, now);
     restart_due(s, now);
     control_expire(s, now);
+    upgrade_expire(s, now);
     if (removals_run(s, now))
         domain_released(s); /* without devices here, a guest is nobody's any more */
     return 0;
@@ -315,7 +350,12 @@ static int make_folders(const struct daemon_config *config)
     return 0;
 }
 
-int supervisor_run(const struct daemon_config *config)
+bool supervisor_can_take_over(const struct daemon_config *config)
+{
+    return takeover_possible(config->run_dir);
+}
+
+int supervisor_run(const struct daemon_config *config, char *const *argv)
 {
     static struct supervisor supervisor;
     struct supervisor *s = &supervisor;
@@ -323,6 +363,7 @@ int supervisor_run(const struct daemon_config *config)
     int ret;
 
     s->config = config;
+    s->argv = argv;
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         s->clients[i].fd = -1;
     ret = make_folders(config);
@@ -340,6 +381,9 @@ int supervisor_run(const struct daemon_config *config)
         log_error("%s", error);
         goto out;
     }
+    ret = takeover_begin(s);
+    if (ret < 0)
+        goto out;
     ret = xenstore_watch_devices(s->xs);
     if (ret < 0) {
         log_error("cannot watch this domain's devices in xenstore: %s", strerror(-ret));
@@ -356,13 +400,14 @@ int supervisor_run(const struct daemon_config *config)
     if (is_driver_domain(s))
         (void)xenstore_announce(s->xs, VIOD_VERSION);
     notify_systemd("READY=1");
-    while (ret == 0 && !(s->stopping && !workers_left(s)))
+    while (ret == 0 && !may_leave(s) && !(s->stopping && !workers_left(s)))
         ret = poll_once(s);
     if (ret < 0)
         log_error("%s", strerror(-ret));
 out:
     notify_systemd("STOPPING=1");
-    while (s->guests != NULL)
+    /* Else their folders are the next one's. */
+    while (s->stopping && s->guests != NULL)
         guest_free(s, s->guests);
     control_close(s);
     if (s->xs != NULL) {
@@ -371,5 +416,5 @@ out:
             (void)xenstore_announce(s->xs, NULL);
     }
     xenstore_close(s->xs);
-    return ret == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return ret == 0 ? EXIT_SUCCESS : ret == -EPROTONOSUPPORT ? SUPERVISOR_EXIT_STATE : EXIT_FAILURE;
 }

@@ -520,10 +520,11 @@ static void hang_up(struct client *client)
     client->fd = -1;
     client->waits_for = 0;
     client->waits_ready = false;
+    client->waits_upgrade = false;
 }
 
 /* The answer is small against a socket's buffer; a client that does not read loses the rest. */
-static void reply(struct client *client, const char *error, const char *text, size_t len)
+void control_reply(struct client *client, const char *error, const char *text, size_t len)
 {
     char head[CONFIG_ERROR_LEN + 16];
     int n = error != NULL ? snprintf(head, sizeof(head), "error %s\n", error)
@@ -573,11 +574,15 @@ static void execute(struct supervisor *s, struct client *client)
         request_device(s, &a, client, words, n);
     else if ((n == 2 || n == 3) && strcmp(words[0], "wait") == 0)
         (void)wait_begin(s, client, words[1], n == 3 ? words[2] : NULL, a.error, sizeof(a.error));
+    else if ((n == 1 || n == 2) && strcmp(words[0], "upgrade") == 0)
+        (void)upgrade_begin(s, client, n == 2 ? words[1] : NULL, a.error, sizeof(a.error));
+    else if (n == 1 && strcmp(words[0], "stop") == 0)
+        supervisor_stop(s);
     else
         snprintf(a.error, sizeof(a.error), "the daemon does not understand this request");
     fclose(a.out);
-    if (client->waits_for == 0 && !client->waits_ready)
-        reply(client, a.error[0] != '\0' ? a.error : NULL, text, len);
+    if (client->waits_for == 0 && !client->waits_ready && !client->waits_upgrade)
+        control_reply(client, a.error[0] != '\0' ? a.error : NULL, text, len);
     free(text);
 }
 
@@ -589,7 +594,7 @@ void control_read(struct supervisor *s, struct client *client)
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (n <= 0 || client->waits_for != 0 || client->waits_ready) {
+    if (n <= 0 || client->waits_for != 0 || client->waits_ready || client->waits_upgrade) {
         hang_up(client);
         return;
     }
@@ -600,7 +605,7 @@ void control_read(struct supervisor *s, struct client *client)
         *end = '\0';
         execute(s, client);
     } else if (client->used == sizeof(client->line) - 1) {
-        reply(client, "the request is too long", NULL, 0);
+        control_reply(client, "the request is too long", NULL, 0);
     }
 }
 
@@ -615,9 +620,9 @@ void control_replied(struct supervisor *s, uint32_t id, int32_t status, const ch
 
             if (status < 0) {
                 line[n - 1] = '\0';
-                reply(client, line, NULL, 0);
+                control_reply(client, line, NULL, 0);
             } else {
-                reply(client, NULL, line, (size_t)n);
+                control_reply(client, NULL, line, (size_t)n);
             }
         }
     }
@@ -632,9 +637,9 @@ void control_expire(struct supervisor *s, int64_t now)
 
         if (client->fd >= 0 && client->waits_ready) {
             if (wait_is_over(s, client, now, error, sizeof(error)))
-                reply(client, error[0] != '\0' ? error : NULL, "", 0);
+                control_reply(client, error[0] != '\0' ? error : NULL, "", 0);
         } else if (client->fd >= 0 && now >= client->until_ns) {
-            reply(client, "the guest's worker did not answer in time", NULL, 0);
+            control_reply(client, "the guest's worker did not answer in time", NULL, 0);
         }
     }
 }

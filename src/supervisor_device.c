@@ -68,14 +68,14 @@ void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
         message.status = 1;
         message.fds[message.n_fds++] = gntdev;
     }
+    d->state = SERVED_ADDING;
+    takeover_record(g);
     ret = message_send(g->socket, &message);
     if (gntdev >= 0)
         close(gntdev);
     device_config_close_fds(&d->config);
     if (ret < 0)
         device_fail(s, g, d, "the worker does not listen");
-    else
-        d->state = SERVED_ADDING;
 }
 
 /* The guest's file, whole; in a driver domain it came with the publication. */
@@ -91,6 +91,20 @@ static int load_file(struct supervisor *s, const struct guest *g, struct guest_f
     return ret < 0 ? ret : guest_file_load(path, file, error, error_len);
 }
 
+void device_opened(struct served_device *d)
+{
+    const struct device_type *type = device_type_by_id(d->node.virtio_id);
+    struct stat st;
+
+    d->is_open = true;
+    if (d->config.backing[0] != '\0' || type == NULL)
+        snprintf(d->backing, sizeof(d->backing), "%s", d->config.backing);
+    else
+        snprintf(d->backing, sizeof(d->backing), "%s", type->name);
+    if (d->config.n_fds > 0 && fstat(d->config.fds[0], &st) == 0 && S_ISBLK(st.st_mode))
+        d->backing_device = st.st_rdev;
+}
+
 /* Takes the file over, if there is one already. */
 static int configure(struct supervisor *s, struct guest *g, struct served_device *d,
                      const struct device_type *type, struct guest_file *file, char *error,
@@ -98,7 +112,6 @@ static int configure(struct supervisor *s, struct guest *g, struct served_device
 {
     static char preset_text[2048];
     const char *presets[DISK_PRESETS] = {NULL};
-    struct stat st;
     int ret = load_file(s, g, &file, error, error_len);
 
     if (ret < 0)
@@ -124,13 +137,7 @@ static int configure(struct supervisor *s, struct guest *g, struct served_device
     ret = type->open(&d->config, error, error_len);
     if (ret < 0)
         return ret;
-    d->is_open = true;
-    if (d->config.backing[0] != '\0')
-        snprintf(d->backing, sizeof(d->backing), "%s", d->config.backing);
-    else
-        snprintf(d->backing, sizeof(d->backing), "%s", type->name);
-    if (d->config.n_fds > 0 && fstat(d->config.fds[0], &st) == 0 && S_ISBLK(st.st_mode))
-        d->backing_device = st.st_rdev;
+    device_opened(d);
     return 0;
 }
 

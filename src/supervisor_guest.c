@@ -92,25 +92,41 @@ void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t 
         (void)message_send(g->socket, &message); /* a dead worker shows as end of file */
 }
 
-static int make_stats(const struct worker_stats **stats)
+/*
+ * Counters, in a file so that they outlive supervisors. Mapped: a worker that made it shorter would
+ * kill the supervisor at the next look, but it has no descriptor of it once it serves the guest
+ * (worker.c), and cannot get one in its sandbox.
+ */
+static int open_stats(struct guest *g)
 {
-    int fd = memfd_create("viod-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    char path[160];
+    struct stat st;
+    int fd, ret;
     void *p;
 
+    snprintf(path, sizeof(path), "%s/worker.stats", g->identity.run_dir);
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    /* Of another version: from the beginning. */
+    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size != 0 &&
+        st.st_size != (off_t)sizeof(struct worker_stats)) {
+        close(fd);
+        (void)unlink(path);
+        fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    }
     if (fd < 0)
         return -errno;
-    /* Sealed: a worker that shrinks the file would kill the supervisor at the next look. */
-    if (ftruncate(fd, sizeof(struct worker_stats)) < 0 ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+    if (ftruncate(fd, sizeof(struct worker_stats)) < 0)
         goto fail;
     p = mmap(NULL, sizeof(struct worker_stats), PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED)
         goto fail;
-    *stats = p;
-    return fd;
+    g->stats = p;
+    g->stats_fd = fd;
+    return 0;
 fail:
+    ret = -errno;
     close(fd);
-    return -errno;
+    return ret;
 }
 
 static void exec_worker(int socket)
@@ -119,6 +135,8 @@ static void exec_worker(int socket)
     static char *const argv[] = {name, option, NULL};
     sigset_t none;
 
+    /* It goes on when its supervisor ends, also with the terminal that that was started in. */
+    (void)setsid();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (dup2(socket, WORKER_SOCKET) < 0)
@@ -166,10 +184,9 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
     ret = restart_create_state(g);
     if (ret < 0)
         return ret;
-    if (g->stats_fd < 0)
-        g->stats_fd = make_stats(&g->stats);
-    if (g->stats_fd < 0)
-        return g->stats_fd;
+    ret = g->stats_fd < 0 ? open_stats(g) : 0;
+    if (ret < 0)
+        return ret;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
     g->pid = fork();
@@ -198,6 +215,8 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
     message.n_fds = 2;
     g->adopted = g->sacrificed = 0;
     g->started_ns = monotonic_ns();
+    /* Before it has anything to do: one that has heard of no guest ends with its supervisor. */
+    takeover_record(g);
     return message_send(g->socket, &message); /* if it failed, the worker ends, and that is seen */
 }
 
@@ -213,10 +232,8 @@ void guest_quit_worker(struct guest *g)
 /* ---- the guest's folder ---- */
 
 /* /run/viod/<name>; false: the name is none that a file could have, or one of the daemon's own. */
-static bool link_path(const struct supervisor *s, const struct guest *g, char *path, size_t len)
+static bool link_path(const struct supervisor *s, const char *name, char *path, size_t len)
 {
-    const char *name = g->name;
-
     if (name[0] == '\0' || name[0] == '.' || name[0] == '?' || strchr(name, '/') != NULL ||
         strspn(name, "0123456789") == strlen(name) || strcmp(name, &EMPTY_ROOT[1]) == 0)
         return false;
@@ -240,7 +257,7 @@ static void make_link(struct supervisor *s, struct guest *g)
 {
     char link[256], target[16];
 
-    if (g->identity.run_dir[0] == '\0' || !link_path(s, g, link, sizeof(link)))
+    if (g->identity.run_dir[0] == '\0' || !link_path(s, g->name, link, sizeof(link)))
         return;
     snprintf(target, sizeof(target), "%u", g->domid);
     /* A link that is there is of an earlier domain of this name; anything else is not ours. */
@@ -250,23 +267,26 @@ static void make_link(struct supervisor *s, struct guest *g)
         log_warning("cannot make %s: %s", link, strerror(errno));
 }
 
-static void remove_link(struct supervisor *s, struct guest *g)
+static void remove_link(struct supervisor *s, uint32_t domid, const char *name)
 {
     char link[256], target[16], was[16] = "";
 
-    snprintf(target, sizeof(target), "%u", g->domid);
-    if (link_path(s, g, link, sizeof(link)) && readlink(link, was, sizeof(was) - 1) > 0 &&
+    snprintf(target, sizeof(target), "%u", domid);
+    if (link_path(s, name, link, sizeof(link)) && readlink(link, was, sizeof(was) - 1) > 0 &&
         strcmp(was, target) == 0)
         (void)unlink(link);
 }
 
-static void make_identity(struct supervisor *s, struct guest *g)
+/* uuid: NULL = ask for it. */
+static void make_identity(struct supervisor *s, struct guest *g, const char *uuid)
 {
     struct guest_identity *identity = &g->identity;
 
     identity->domid = g->domid;
     snprintf(identity->name, sizeof(identity->name), "%s", g->name);
-    if (xenstore_domain_uuid(s->xs, g->domid, identity->uuid, sizeof(identity->uuid)) < 0)
+    if (uuid != NULL)
+        snprintf(identity->uuid, sizeof(identity->uuid), "%s", uuid);
+    else if (xenstore_domain_uuid(s->xs, g->domid, identity->uuid, sizeof(identity->uuid)) < 0)
         identity->uuid[0] = '\0';
     if (snprintf(identity->run_dir, sizeof(identity->run_dir), "%s/%u", s->config->run_dir,
                  g->domid) >= (int)sizeof(identity->run_dir)) {
@@ -275,27 +295,31 @@ static void make_identity(struct supervisor *s, struct guest *g)
     }
     if (mkdir(identity->run_dir, 0755) < 0 && errno != EEXIST)
         log_warning("cannot make %s: %s", identity->run_dir, strerror(errno));
-    empty_folder(identity->run_dir); /* of what a viod that was killed has left there */
-    make_link(s, g);
 }
 
 void guest_identify(struct supervisor *s, struct guest *g, const char *name, const char *uuid)
 {
     if (strcmp(g->name, name) == 0 && strcmp(g->identity.uuid, uuid) == 0)
         return;
-    remove_link(s, g);
+    remove_link(s, g->domid, g->name);
     snprintf(g->name, sizeof(g->name), "%s", name);
     snprintf(g->identity.name, sizeof(g->identity.name), "%s", name);
     snprintf(g->identity.uuid, sizeof(g->identity.uuid), "%s", uuid);
     make_link(s, g);
 }
+
+void guest_remove_folder(struct supervisor *s, uint32_t domid, const char *name, const char *folder)
+{
+    if (name != NULL)
+        remove_link(s, domid, name);
+    empty_folder(folder);
+    (void)rmdir(folder);
+}
+
 static void remove_run_dir(struct supervisor *s, struct guest *g)
 {
-    if (g->identity.run_dir[0] == '\0')
-        return;
-    remove_link(s, g);
-    empty_folder(g->identity.run_dir);
-    (void)rmdir(g->identity.run_dir);
+    if (g->identity.run_dir[0] != '\0')
+        guest_remove_folder(s, g->domid, g->name, g->identity.run_dir);
 }
 
 void guest_free(struct supervisor *s, struct guest *g)
@@ -310,6 +334,8 @@ void guest_free(struct supervisor *s, struct guest *g)
     remove_run_dir(s, g);
     if (g->socket >= 0)
         close(g->socket);
+    if (g->orphan_fd >= 0)
+        close(g->orphan_fd);
     if (g->stats != NULL)
         munmap((void *)(uintptr_t)g->stats, sizeof(*g->stats));
     if (g->stats_fd >= 0)
@@ -319,20 +345,33 @@ void guest_free(struct supervisor *s, struct guest *g)
     free(g);
 }
 
-struct guest *guest_new(struct supervisor *s, uint32_t domid)
+struct guest *guest_new_as(struct supervisor *s, uint32_t domid, const char *name,
+                           const char *uuid)
 {
     struct guest *g = calloc(1, sizeof(*g));
 
     if (g == NULL)
         return NULL;
     g->domid = domid;
-    g->socket = g->stats_fd = g->state_fd = -1;
+    g->socket = g->stats_fd = g->state_fd = g->orphan_fd = -1;
     g->pid = -1;
-    if (xenstore_domain_name(s->xs, domid, g->name, sizeof(g->name)) < 0)
+    if (name != NULL)
+        snprintf(g->name, sizeof(g->name), "%s", name);
+    else if (xenstore_domain_name(s->xs, domid, g->name, sizeof(g->name)) < 0)
         snprintf(g->name, sizeof(g->name), "?");
-    make_identity(s, g);
+    make_identity(s, g, uuid);
+    make_link(s, g);
     g->next = s->guests;
     s->guests = g;
+    return g;
+}
+
+struct guest *guest_new(struct supervisor *s, uint32_t domid)
+{
+    struct guest *g = guest_new_as(s, domid, NULL, NULL);
+
+    if (g != NULL && g->identity.run_dir[0] != '\0')
+        empty_folder(g->identity.run_dir); /* of what nobody could take over */
     return g;
 }
 
@@ -376,6 +415,7 @@ static void worker_ended(struct supervisor *s, struct guest *g, int status)
         if (rescan)
             guest_scan(s, domid);
     } else {
+        takeover_forget(g);
         g->state = WORKER_QUITTING; /* stays to be looked at until the domain is gone */
         g->kill_at_ns = 0;
     }
@@ -424,6 +464,7 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
         if (d != NULL && d->state == SERVED_REMOVING) {
             log_info("domain %u (%s), %s: closed", g->domid, g->name, d->name);
             device_close(s, d);
+            takeover_record(g);
         }
         return;
     case MESSAGE_CONTROL_REPLY:
@@ -465,7 +506,9 @@ void guests_reap(struct supervisor *s)
     int status;
     pid_t pid;
 
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (pid == s->upgrade.pid)
+            upgrade_answered(s, status);
         for (struct guest *g = s->guests; g != NULL; g = g->next)
             if (g->pid == pid) {
                 if (g->socket >= 0)
@@ -473,6 +516,7 @@ void guests_reap(struct supervisor *s)
                 worker_ended(s, g, status);
                 break;
             }
+    }
 }
 
 int guest_control(struct guest *guest, const struct served_device *device, uint32_t id,

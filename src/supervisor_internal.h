@@ -52,6 +52,7 @@ struct guest {
     enum worker_state state;
     pid_t pid;
     int socket;
+    int orphan_fd;               /* pidfd of a worker that an earlier supervisor left; -1: none */
     int64_t kill_at_ns;          /* QUITTING: no longer than this; 0 = not set */
     uint32_t n_vcpus;
     const struct worker_stats *stats;
@@ -77,8 +78,17 @@ struct client {
     size_t used;
     uint32_t waits_for;          /* id of a MESSAGE_CONTROL; 0: none */
     bool waits_ready;            /* until all devices of ready_domid are */
+    bool waits_upgrade;          /* see supervisor_upgrade.c */
     uint32_t ready_domid;
     int64_t until_ns;
+};
+
+/* Another program is to take this one's place. */
+struct upgrade {
+    pid_t pid;                   /* of the one that is asked whether it can; 0: none */
+    int fd;                      /* what it says */
+    int64_t until_ns;
+    char path[1024];
 };
 
 struct supervisor {
@@ -89,7 +99,11 @@ struct supervisor {
     struct client clients[CLIENTS_MAX];
     uint32_t next_control_id;
     char control_path[108];
-    bool stopping;
+    bool stopping;               /* all guests lose their devices */
+    bool leaving;                /* the workers go on, for the next supervisor */
+    int64_t leave_at_ns;         /* then, no matter what */
+    char *const *argv;           /* of this program */
+    struct upgrade upgrade;
     bool has_driver_domains;     /* a device with another backend was seen */
     struct node_removal *removals; /* in a driver domain: nodes that are about to be removed */
 };
@@ -100,10 +114,15 @@ struct supervisor {
 /* supervisor.c */
 /* Looks at all nodes of a guest, as if each had just changed. */
 void guest_scan(struct supervisor *s, uint32_t domid);
+/* All guests lose their devices; then the supervisor ends. */
+void supervisor_stop(struct supervisor *s);
 
 /* supervisor_device.c */
+/* Its host side is open. */
+void device_opened(struct served_device *d);
 /* Reads the configuration and opens what the device needs; hands it over if the worker is ready. */
 void device_configure(struct supervisor *s, struct guest *g, struct served_device *d);
+/* Recorded for the next supervisor, then told to the worker. */
 void device_send(struct supervisor *s, struct guest *g, struct served_device *d);
 /* The device is not served: log, xenstore and viodctl say why. */
 void device_fail(struct supervisor *s, struct guest *g, struct served_device *d, const char *why);
@@ -119,7 +138,16 @@ struct served_device *guest_find_node(struct guest *guest, const struct node_id 
 /* The device that has the slot now; NULL: none. */
 struct served_device *guest_find_slot(struct guest *guest, uint32_t slot);
 struct guest *guest_new(struct supervisor *s, uint32_t domid);
+/*
+ * With what an earlier supervisor left in its folder, under the name and UUID that it had; NULL: those
+ * of now.
+ */
+struct guest *guest_new_as(struct supervisor *s, uint32_t domid, const char *name,
+                           const char *uuid);
 void guest_free(struct supervisor *s, struct guest *g);
+/* With all that is in it, and the link to it. name: NULL = not known. */
+void guest_remove_folder(struct supervisor *s, uint32_t domid, const char *name,
+                         const char *folder);
 int guest_start_worker(struct supervisor *s, struct guest *g);
 void guest_quit_worker(struct guest *g);
 void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t status);
@@ -180,7 +208,29 @@ void restart_added(struct guest *g);
 /* How long nothing is due; -1: nothing at all. */
 int restart_timeout_ms(const struct supervisor *s, int64_t now);
 
+/* supervisor_takeover.c: from one supervisor to the next. */
+/* Before the first event of xenstore. 0; -EPROTONOSUPPORT with a message: nothing was touched. */
+int takeover_begin(struct supervisor *s);
+/* Could this program take over what is in this folder? Says why not. */
+bool takeover_possible(const char *run_dir);
+/* Writes down what the next supervisor needs to know. */
+void takeover_record(const struct guest *g);
+/* The guest is given up: nobody takes it over. */
+void takeover_forget(const struct guest *g);
+/* A worker that an earlier supervisor left has ended, or there is none. */
+bool takeover_orphan_ended(struct guest *g);
+
+/* supervisor_upgrade.c */
+/* path: NULL = the program that this one was started from. -errno with a message. */
+int upgrade_begin(struct supervisor *s, struct client *client, const char *path, char *error,
+                  size_t error_len);
+/* It has ended: does not return if it can take over, and does. */
+void upgrade_answered(struct supervisor *s, int status);
+void upgrade_expire(struct supervisor *s, int64_t now);
+
 /* supervisor_control.c */
+/* Answers a client that waits, and hangs up. */
+void control_reply(struct client *client, const char *error, const char *text, size_t len);
 int control_open(struct supervisor *s);
 void control_close(struct supervisor *s);
 void control_accept(struct supervisor *s);

@@ -137,7 +137,13 @@ static int reopen(struct supervisor *s, struct guest *g, struct served_device *d
     char error[CONFIG_ERROR_LEN] = "";
     int ret;
 
-    if (type->reopen != NULL)
+    if (!d->is_open) { /* by this supervisor; one before it had it open */
+        ret = type->open(&d->config, error, sizeof(error));
+        if (ret == 0)
+            device_opened(d);
+        else if (ret == -EADDRINUSE || ret == -ECONNREFUSED)
+            ret = -EBUSY; /* what the dead one had takes the kernel, or a peer, a moment to close */
+    } else if (type->reopen != NULL)
         ret = type->reopen(&d->config, error, sizeof(error));
     else
         ret = device_config_copy_kept(&d->config);
@@ -169,9 +175,9 @@ static void start(struct supervisor *s, struct guest *g)
 
 static void try_start(struct supervisor *s, struct guest *g, int64_t now)
 {
-    bool busy = false;
+    bool busy = !takeover_orphan_ended(g);
 
-    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices) && g->orphan_fd < 0; i++) {
         struct served_device *d = &g->devices[i];
 
         if (d->used && d->state == SERVED_WAITING && d->reopen)

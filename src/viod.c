@@ -17,11 +17,12 @@
 
 static void usage(FILE *out)
 {
-    fputs("usage: viod [--config FILE]\n"
+    fputs("usage: viod [--config FILE] [--check-state]\n"
           "\n"
           "Serves virtio devices to the guests of this Xen host, as xl configures them.\n"
           "\n"
           "  --config FILE  the daemon's configuration (default: " VIOD_CONFIG_FILE ")\n"
+          "  --check-state  say whether this version could take over from the one that runs\n"
           "  --version      print the version\n"
           "  --help         print this\n"
           "\n"
@@ -33,12 +34,14 @@ int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"config", required_argument, NULL, 'c'}, {"worker", no_argument, NULL, 'w'},
+        {"check-state", no_argument, NULL, 's'},
         {"version", no_argument, NULL, 'v'},      {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     const char *path = VIOD_CONFIG_FILE;
     struct daemon_config config;
     char error[CONFIG_ERROR_LEN];
+    bool check_state = false;
     int option, status;
 
     log_set_name("supervisor");
@@ -50,6 +53,9 @@ int main(int argc, char **argv)
         case 'w': /* not for people: the supervisor starts its workers so */
             log_set_name("worker");
             return worker_main(WORKER_SOCKET);
+        case 's':
+            check_state = true;
+            break;
         case 'v':
             puts("viod " VIOD_VERSION);
             return EXIT_SUCCESS;
@@ -76,7 +82,13 @@ int main(int argc, char **argv)
                   "gives its workers users of their own");
         return EXIT_FAILURE;
     }
-    status = supervisor_run(&config);
+    if (check_state) {
+        status = supervisor_can_take_over(&config) ? EXIT_SUCCESS : EXIT_FAILURE;
+        if (status == EXIT_SUCCESS)
+            puts("viod " VIOD_VERSION);
+    } else {
+        status = supervisor_run(&config, argv);
+    }
     daemon_config_free(&config);
     return status;
 }

@@ -50,6 +50,8 @@ static const struct command commands[] = {
     {"console", 1, 2, "console DOM [PORT]", "attach to a console of a guest; Ctrl-] ends it"},
     {"wait", 1, 2, "wait DOM [SECONDS]", "until all devices of a guest are ready, wherever served"},
     {"link", 3, 3, "link DOM DEVICE up|down", "plug a network device's cable in or out"},
+    {"upgrade", 0, 1, "upgrade [PATH]", "another viod takes over; guests keep their devices"},
+    {"stop", 0, 0, "stop", "take the devices away from all guests, and end viod"},
     {"check", 1, INT32_MAX, "check [--viod-conf-dir DIR] FILE.cfg...",
      "say what the devices of an xl.cfg will be, or what is wrong"},
     {"version", 0, 0, "version", "versions of this program and of the daemon"},

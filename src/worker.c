@@ -557,9 +557,10 @@ static void control_ready(struct loop_fd *fd)
     if (ret == -EAGAIN)
         return;
     if (ret <= 0) {
-        log_error("the supervisor is gone: this guest's devices stop");
+        /* The next one ends this worker, and its successor adopts what it serves. What is asked of
+         * the host until then fails: w->socket stays open, but nobody reads it. */
+        log_warning("the supervisor is gone: this guest is served on until there is another one");
         loop_remove_fd(fd);
-        quit(w);
         return;
     }
     serve_message(w, &message);
@@ -656,7 +657,7 @@ static int receive_start(struct worker *w)
     p = mmap(NULL, sizeof(*w->stats), PROT_READ | PROT_WRITE, MAP_SHARED, message.fds[0], 0);
     ret = p == MAP_FAILED ? -errno
                           : device_state_map(message.fds[1], w->settings.domid, &w->state);
-    message_close_fds(&message);
+    message_close_fds(&message); /* the supervisor trusts that no descriptor of stats is left */
     if (ret < 0)
         return ret;
     w->stats = p;

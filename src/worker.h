@@ -5,7 +5,7 @@
 #ifndef VIOD_WORKER_H
 #define VIOD_WORKER_H
 
-/* Serves until the supervisor says quit or is gone. `socket` is its end of the pair. Exit status. */
+/* Serves until the supervisor says quit; on and on if that is gone. `socket` is its end of the pair. Exit status. */
 int worker_main(int socket);
 
 #endif

@@ -79,10 +79,17 @@ start_viod() {
     echo $! >/run/viod-rig.pid
     wait_for 60 'viodctl version >/dev/null 2>&1'
 }
+# end_viod [SIGNAL]: as systemctl stop does, or with another signal. Guests keep their devices.
+end_viod() {
+    local pid
+    pid=$(supervisor)
+    kill "-${1:-TERM}" "$pid" && wait_for 60 "! running $pid"
+}
+# Guests lose their devices.
 stop_viod() {
     local pid
     pid=$(supervisor)
-    kill -TERM "$pid" && wait_for 60 "! running $pid"
+    viodctl stop && wait_for 60 "! running $pid"
 }
 # A zombie runs no more.
 running() { [[ -e /proc/$1/status ]] && ! grep -q '^State:.Z' "/proc/$1/status"; }
@@ -118,3 +125,7 @@ fio_verify() {
     printf ' --bs=4k --direct=1 --ioengine=io_uring --iodepth=%d --verify=crc32c --verify_fatal=1' "$depth"
     printf ' --group_reporting --output-format=terse --terse-version=3 %s' "$*"
 }
+# until_enough COMMAND: a command for a guest that runs COMMAND again and again, until `enough GUEST` or
+# until it fails.
+until_enough() { printf 'while [[ ! -e /run/enough ]]; do %s || exit 1; done' "$1"; }
+enough() { guest "$1" 'touch /run/enough'; }

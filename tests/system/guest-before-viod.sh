@@ -32,7 +32,7 @@ guest_job g1 "fio --name=a --filename=\$(disk g1) --rw=randrw --size=16m --direc
 requests=$(device g1 blk0 requests)
 must "the guest reads and writes" wait_for "$LONG" "[[ \$(device g1 blk0 requests) -gt $((requests + 100)) ]]"
 id=$(domu_id g1)
-check "SIGTERM stops viod under load" stop_viod
+check "viodctl stop ends viod under load" stop_viod
 check "no worker is left" no_workers
 check "the socket is gone" test ! -e /run/viod/viod.sock
 check "xenstore says that nobody serves the device" same "$(xenstore-read "/local/domain/0/backend/virtio/$id/0/state")" 6

@@ -1,0 +1,594 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Supervisors as they are, one after the other, with a xenstore of the test's (fake_store.h) and workers
+ * that only listen: this program itself, which a supervisor starts as it starts workers. What a worker
+ * hears is in a log, with its process number.
+ */
+#include "unit.h"
+#include "fake_store.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "device_state.h"
+#include "log.h"
+#include "message.h"
+#include "supervisor.h"
+
+#ifndef BOUND_S
+#define BOUND_S 60 /* for something to happen; no test waits as long unless it fails */
+#endif
+#define RNG 4u
+#define CONSOLE 3u
+#define BLOCK 2u
+
+static char folder[] = "/tmp/viod-test-sup.XXXXXX";
+static pid_t supervisor;
+
+/* ---- the other programs that this one is ---- */
+
+static void write_log(const char *format, ...)
+{
+    char line[9000], path[128];
+    va_list args;
+    int n = snprintf(line, sizeof(line), "%d ", (int)getpid()), fd;
+
+    va_start(args, format);
+    n += vsnprintf(line + n, sizeof(line) - (size_t)n, format, args);
+    va_end(args);
+    snprintf(path, sizeof(path), "%s/log", getenv("VIOD_TEST_FOLDER"));
+    fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (fd < 0 || write(fd, line, (size_t)n) != n)
+        abort();
+    close(fd);
+}
+
+static void say(uint32_t type, uint32_t slot, int32_t status)
+{
+    static struct message message;
+
+    message_set(&message, (enum message_type)type, slot, NULL);
+    message.status = status;
+    (void)message_send(3, &message);
+}
+
+static int worker(void)
+{
+    static struct message message;
+    struct start_settings settings;
+    struct state_file *state;
+
+    if (message_receive(3, &message) != 1 || message.type != MESSAGE_START || message.n_fds != 2)
+        return EXIT_FAILURE;
+    memcpy(&settings, message.text, sizeof(settings));
+    if (device_state_map(message.fds[1], settings.domid, &state) < 0)
+        return EXIT_FAILURE;
+    write_log("start %u adopted %#x expected %#x claimed %#x\n", settings.domid, settings.adopted,
+              settings.expected, settings.claimed);
+    say(MESSAGE_READY, 0, 2);
+    while (message_receive(3, &message) == 1) {
+        if (message.type == MESSAGE_ADD) {
+            for (char *c = message.text; *c != '\0'; c++)
+                if (*c == '\n')
+                    *c = ' ';
+            write_log("add %u fds %u %s\n", message.slot, message.n_fds, message.text);
+            say(MESSAGE_ADDED, message.slot, 0);
+        } else if (message.type == MESSAGE_REMOVE) {
+            say(MESSAGE_REMOVED, message.slot, 0);
+        } else if (message.type == MESSAGE_QUIT) {
+            return EXIT_SUCCESS;
+        }
+        /* Of a block device: the lock goes on with the descriptor, as with a real worker. */
+        if (message.type != MESSAGE_ADD)
+            message_close_fds(&message);
+    }
+    write_log("alone\n");
+    for (;;)
+        pause();
+}
+
+static struct daemon_config daemon_config(void)
+{
+    static char config_dir[64], run_dir[64];
+
+    snprintf(config_dir, sizeof(config_dir), "%s/etc", getenv("VIOD_TEST_FOLDER"));
+    snprintf(run_dir, sizeof(run_dir), "%s/run", getenv("VIOD_TEST_FOLDER"));
+    return (struct daemon_config){.config_dir = config_dir,
+                                  .run_dir = run_dir,
+                                  .log_level = LOG_LEVEL_ERROR,
+                                  .worker_uid_base = 100000};
+}
+
+/* ---- the test's side ---- */
+
+#define wait_until(condition)                                                                      \
+    do {                                                                                           \
+        time_t end_ = time(NULL) + BOUND_S;                                                        \
+                                                                                                   \
+        while (!(condition)) {                                                                     \
+            if (time(NULL) >= end_)                                                                \
+                fail_msg("waited in vain for: %s", #condition);                                    \
+            usleep(2000);                                                                          \
+        }                                                                                          \
+    } while (0)
+
+static char *path_of(const char *name)
+{
+    static char paths[4][160];
+    static unsigned next;
+    char *path = paths[next++ % 4];
+
+    snprintf(path, sizeof(paths[0]), "%s/%s", folder, name);
+    return path;
+}
+
+static void write_file(const char *name, const char *text)
+{
+    FILE *f = fopen(path_of(name), "we");
+
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+/* What viodctl gets. NULL: no answer. Static. */
+static const char *ask(const char *line)
+{
+    static char answer[16384];
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    size_t used = 0;
+    ssize_t n;
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s/run/viod.sock", folder);
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        close(fd);
+        return NULL;
+    }
+    (void)!write(fd, line, strlen(line));
+    while ((n = read(fd, answer + used, sizeof(answer) - 1 - used)) > 0)
+        used += (size_t)n;
+    close(fd);
+    answer[used] = '\0';
+    return used > 0 ? answer : NULL;
+}
+
+static void start(void)
+{
+    supervisor = fork();
+    assert_true(supervisor >= 0);
+    if (supervisor == 0) {
+        execl("/proc/self/exe", "test_supervisor", "--supervise", (char *)NULL);
+        _exit(127);
+    }
+    wait_until(ask("version\n") != NULL || waitpid(supervisor, NULL, WNOHANG) != 0);
+}
+
+static int end(int signal)
+{
+    int status;
+
+    kill(supervisor, signal);
+    assert_int_equal(waitpid(supervisor, &status, 0), supervisor);
+    return status;
+}
+
+static bool runs(pid_t pid)
+{
+    char path[64], text[512] = "";
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    f = fopen(path, "re");
+    if (f == NULL)
+        return false;
+    (void)!fread(text, 1, sizeof(text) - 1, f);
+    fclose(f);
+    return strstr(text, ") Z ") == NULL;
+}
+
+/* The last line of the log with this text; its process number, or 0. */
+static pid_t logged(const char *text, char *line_out, size_t line_len)
+{
+    char line[9100];
+    FILE *f = fopen(path_of("log"), "re");
+    pid_t pid = 0;
+
+    while (f != NULL && fgets(line, sizeof(line), f) != NULL)
+        if (strstr(line, text) != NULL) {
+            pid = (pid_t)atoi(line);
+            if (line_out != NULL)
+                snprintf(line_out, line_len, "%s", line);
+        }
+    if (f != NULL)
+        fclose(f);
+    return pid;
+}
+
+static pid_t worker_of(uint32_t domid)
+{
+    char text[32];
+
+    snprintf(text, sizeof(text), " start %u adopted", domid);
+    return logged(text, NULL, 0);
+}
+
+static void add_domain(uint32_t domid, const char *name, const char *uuid)
+{
+    store->domains[domid].alive = true;
+    snprintf(store->domains[domid].name, sizeof(store->domains[0].name), "%s", name);
+    snprintf(store->domains[domid].uuid, sizeof(store->domains[0].uuid), "%s", uuid);
+}
+
+static struct store_node *add_node(uint32_t domid, uint32_t devid, uint16_t virtio_id)
+{
+    struct store_node *n = &store->nodes[store->n_nodes];
+
+    n->node = (struct device_node){.id = {NODE_VIRTIO, domid, devid},
+                                   .state = NODE_STATE_INITIALISING,
+                                   .online = true,
+                                   .virtio_id = virtio_id,
+                                   .base = XEN_VIRTIO_MMIO_BASE + devid * XEN_VIRTIO_MMIO_SLOT,
+                                   .irq = 33 + devid};
+    n->exists = true;
+    store->n_nodes++;
+    store_changed(n);
+    return n;
+}
+
+static void release(uint32_t domid)
+{
+    store->domains[domid].alive = false;
+    for (unsigned i = 0; i < store->n_nodes; i++)
+        if (store->nodes[i].node.id.domid == domid) {
+            store->nodes[i].exists = false;
+            store_changed(&store->nodes[i]);
+        }
+    store->releases++;
+    (void)!write(store_wake, "", 1);
+}
+
+/* A guest with an entropy source, a disk and a console, served. */
+static struct store_node *nodes[3];
+static void serve_guest(void)
+{
+    static const uint16_t types[] = {RNG, BLOCK, CONSOLE};
+    char text[512];
+
+    snprintf(text, sizeof(text), "[rng0]\nmax-bytes = 1000\n[blk0]\npath = %s\n"
+                                 "[console0]\nports = console log\n"
+                                 "[console0.log]\nbackend = log\npath = %s\n",
+             path_of("image"), path_of("console.log"));
+    write_file("etc/g1.conf", text);
+    add_domain(5, "g1", "uuid-1");
+    for (uint32_t i = 0; i < 3; i++)
+        nodes[i] = add_node(5, i, types[i]);
+    start();
+    for (unsigned i = 0; i < 3; i++)
+        wait_until(nodes[i]->node.state == NODE_STATE_INIT_WAIT);
+}
+
+static int set_up(void **state)
+{
+    int fd;
+
+    (void)state;
+    snprintf(folder, sizeof(folder), "/tmp/viod-test-sup.XXXXXX");
+    if (mkdtemp(folder) == NULL || setenv("VIOD_TEST_FOLDER", folder, 1) < 0 ||
+        mkdir(path_of("etc"), 0700) < 0)
+        return -1;
+    store_attach(folder);
+    fd = open(path_of("image"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || ftruncate(fd, 1 << 20) < 0)
+        return -1;
+    close(fd);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    char command[96], line[9100];
+    FILE *f;
+
+    (void)state;
+    if (supervisor > 0) {
+        kill(supervisor, SIGKILL);
+        waitpid(supervisor, NULL, 0);
+    }
+    supervisor = 0;
+    f = fopen(path_of("log"), "re");
+    while (f != NULL && fgets(line, sizeof(line), f) != NULL)
+        if (strstr(line, " start ") != NULL && runs(atoi(line)))
+            kill(atoi(line), SIGKILL);
+    if (f != NULL)
+        fclose(f);
+    munmap(store, sizeof(*store));
+    close(store_wake);
+    memset(store_seen, 0, sizeof(store_seen));
+    snprintf(command, sizeof(command), "rm -rf %s", folder);
+    return system(command);
+}
+
+static void expect_taken_over(pid_t before, const char *first)
+{
+    char line[9100];
+
+    wait_until(worker_of(5) != before);
+    assert_true(logged(" start 5 ", line, sizeof(line)) > 0);
+    assert_non_null(strstr(line, "adopted 0x7 expected 0x7 claimed 0x7ff"));
+    wait_until(!runs(before));
+    for (unsigned i = 0; i < 3; i++)
+        wait_until(strstr(ask("--json\tshow\tg1\n"), "\"state\":\"waiting\"") == NULL &&
+                   strstr(ask("--json\tshow\tg1\n"), "\"state\":\"starting\"") == NULL);
+    assert_null(strstr(ask("--json\tshow\tg1\n"), "failed"));
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(nodes[i]->node.state, NODE_STATE_INIT_WAIT);
+    /* Word for word what its predecessor was told. */
+    assert_int_equal(logged(" add 0 ", line, sizeof(line)), worker_of(5));
+    if (first != NULL)
+        assert_string_equal(strchr(line, ' '), strchr(first, ' '));
+}
+
+/* ---- tests ---- */
+
+static void test_workers_outlive_their_supervisor(void **state)
+{
+    static const int signals[] = {SIGKILL, SIGTERM, SIGINT, SIGKILL};
+    char first[9100], link[64] = "";
+
+    (void)state;
+    serve_guest();
+    assert_true(logged(" add 0 ", first, sizeof(first)) > 0);
+    /* What the file says from now on is for the next guest. */
+    write_file("etc/g1.conf", "[rng0]\nmax-bytes = 7\n");
+    for (size_t i = 0; i < 4; i++) {
+        pid_t before = worker_of(5);
+
+        end(signals[i]);
+        wait_until(logged(" alone", NULL, 0) == before);
+        assert_true(runs(before));
+        assert_true(access(path_of("run/5/guest.record"), F_OK) == 0);
+        start();
+        expect_taken_over(before, first);
+    }
+    assert_true(readlink(path_of("run/5/console"), link, sizeof(link) - 1) > 0);
+    assert_int_equal(access(link, R_OK | W_OK), 0);
+    assert_true(access(path_of("run/g1/console0.attach"), F_OK) == 0);
+}
+
+/* Told to end in the middle of it, a supervisor does not leave a guest without a worker. */
+static void test_a_takeover_is_brought_to_its_end(void **state)
+{
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    end(SIGKILL);
+    for (int i = 0; i < 3; i++) {
+        before = worker_of(5);
+        start();
+        end(SIGTERM);
+        assert_int_not_equal(worker_of(5), before);
+        assert_true(runs(worker_of(5)));
+        assert_false(runs(before));
+    }
+    before = worker_of(5);
+    start();
+    expect_taken_over(before, NULL);
+}
+
+static void test_a_worker_that_died_meanwhile_has_a_successor(void **state)
+{
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    before = worker_of(5);
+    end(SIGKILL);
+    kill(before, SIGKILL);
+    wait_until(!runs(before));
+    start();
+    expect_taken_over(before, NULL);
+}
+
+static void test_stop_takes_the_devices_away(void **state)
+{
+    int status;
+
+    (void)state;
+    serve_guest();
+    assert_string_equal(ask("stop\n"), "ok\n");
+    assert_int_equal(waitpid(supervisor, &status, 0), supervisor);
+    supervisor = 0;
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    assert_false(runs(worker_of(5)));
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(nodes[i]->node.state, NODE_STATE_CLOSED);
+    assert_int_not_equal(access(path_of("run/5"), F_OK), 0);
+}
+
+static void test_guests_come_and_go_meanwhile(void **state)
+{
+    struct store_node *other, *new;
+    pid_t gone, stays;
+
+    (void)state;
+    serve_guest();
+    add_domain(6, "g2", "uuid-2");
+    other = add_node(6, 0, RNG);
+    wait_until(other->node.state == NODE_STATE_INIT_WAIT);
+    stays = worker_of(5);
+    gone = worker_of(6);
+    end(SIGKILL);
+    release(6);
+    add_domain(7, "g3", "uuid-3");
+    new = add_node(7, 0, RNG);
+    nodes[2]->node.state = NODE_STATE_CLOSING; /* one device of a guest that lives */
+    nodes[2]->node.online = false;
+    mkdir(path_of("run/99"), 0700);
+    start();
+    wait_until(!runs(gone));
+    wait_until(new->node.state == NODE_STATE_INIT_WAIT);
+    wait_until(nodes[2]->node.state == NODE_STATE_CLOSED);
+    wait_until(worker_of(5) != stays);
+    wait_until(logged(" start 5 adopted 0x3 expected 0x3 claimed 0x7ff", NULL, 0) == worker_of(5));
+    assert_int_not_equal(access(path_of("run/6"), F_OK), 0);
+    assert_int_not_equal(access(path_of("run/99"), F_OK), 0);
+    release(5);
+    wait_until(!runs(worker_of(5)));
+    wait_until(access(path_of("run/5"), F_OK) != 0);
+}
+
+/* The same number, but another guest: nothing of the old one is for it. */
+static void test_a_domid_is_used_again(void **state)
+{
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    before = worker_of(5);
+    end(SIGKILL);
+    add_domain(5, "another", "uuid-9");
+    for (unsigned i = 0; i < 3; i++)
+        nodes[i]->exists = false;
+    nodes[0] = add_node(5, 0, RNG);
+    start();
+    wait_until(nodes[0]->node.state == NODE_STATE_INIT_WAIT);
+    assert_false(runs(before));
+    assert_true(logged(" start 5 adopted 0 ", NULL, 0) == worker_of(5));
+    assert_int_not_equal(worker_of(5), before);
+    assert_int_not_equal(access(path_of("run/g1"), F_OK), 0);
+}
+
+static void patch(const char *name, off_t at, uint8_t byte)
+{
+    int fd = open(path_of(name), O_WRONLY | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+}
+
+static void test_another_version_is_refused(void **state)
+{
+    static const char *const files[] = {"run/5/guest.record", "run/5/state"};
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    before = worker_of(5);
+    for (size_t i = 0; i < 2; i++) {
+        int status;
+
+        end(SIGTERM);
+        patch(files[i], 8, 99);
+        supervisor = fork();
+        if (supervisor == 0) {
+            execl("/proc/self/exe", "test_supervisor", "--supervise", (char *)NULL);
+            _exit(127);
+        }
+        assert_int_equal(waitpid(supervisor, &status, 0), supervisor);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_EXIT_STATE);
+        assert_true(runs(before));
+        assert_int_equal(nodes[0]->node.state, NODE_STATE_INIT_WAIT);
+        patch(files[i], 8, 1);
+        start();
+        expect_taken_over(before, NULL);
+        before = worker_of(5);
+    }
+}
+
+static void test_what_is_damaged_is_left_alone(void **state)
+{
+    struct store_node *other;
+    pid_t before, taken;
+
+    (void)state;
+    serve_guest();
+    add_domain(6, "g2", "uuid-2");
+    other = add_node(6, 0, RNG);
+    wait_until(other->node.state == NODE_STATE_INIT_WAIT);
+    before = worker_of(5);
+    taken = worker_of(6);
+    end(SIGKILL);
+    patch("run/5/guest.record", 100, 0xff);
+    start();
+    wait_until(worker_of(6) != taken);
+    wait_until(!runs(taken));
+    assert_true(runs(before));
+    assert_int_equal(nodes[0]->node.state, NODE_STATE_INIT_WAIT);
+    assert_non_null(strstr(ask("show\tg1\n"), "is damaged"));
+    release(5);
+    wait_until(access(path_of("run/5"), F_OK) != 0);
+    kill(before, SIGKILL);
+}
+
+static void test_upgrade(void **state)
+{
+    char request[128], own[128] = "";
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    assert_true(readlink("/proc/self/exe", own, sizeof(own) - 1) > 0);
+    for (int i = 0; i < 3; i++) {
+        before = worker_of(5);
+        if (i == 0)
+            snprintf(request, sizeof(request), "upgrade\n");
+        else
+            snprintf(request, sizeof(request), "upgrade\t%s\n", own);
+        assert_string_equal(ask(request), "ok\nviod of a test takes over\n");
+        expect_taken_over(before, NULL);
+        assert_int_equal(waitpid(supervisor, NULL, WNOHANG), 0); /* the same process */
+    }
+    before = worker_of(5);
+    assert_non_null(strstr(ask("upgrade\t/no/such/viod\n"), "error /no/such/viod: No such file"));
+    assert_non_null(strstr(ask("upgrade\tviod\n"), "error \"viod\" is not the absolute path"));
+    assert_non_null(strstr(ask("upgrade\t/bin/false\n"), "error /bin/false ended with status 1"));
+    patch("run/5/state", 8, 99);
+    assert_non_null(strstr(ask("upgrade\n"), "state is of another version"));
+    patch("run/5/state", 8, 1);
+    assert_int_equal(waitpid(supervisor, NULL, WNOHANG), 0);
+    assert_int_equal(worker_of(5), before);
+    assert_true(runs(before));
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_workers_outlive_their_supervisor, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_takeover_is_brought_to_its_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_worker_that_died_meanwhile_has_a_successor, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_stop_takes_the_devices_away, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_guests_come_and_go_meanwhile, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_domid_is_used_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_another_version_is_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_is_damaged_is_left_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_upgrade, set_up, tear_down),
+    };
+    const char *last = argv[argc - 1];
+    struct daemon_config config;
+
+    if (strcmp(last, "--worker") == 0)
+        return worker();
+    if (argc > 1) {
+        config = daemon_config();
+        log_set_level(LOG_LEVEL_ERROR);
+        if (strcmp(last, "--check-state") == 0) {
+            bool can = supervisor_can_take_over(&config);
+
+            if (can)
+                puts("viod of a test");
+            return can ? EXIT_SUCCESS : EXIT_FAILURE;
+        }
+        store_attach(getenv("VIOD_TEST_FOLDER"));
+        return supervisor_run(&config, argv);
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
