@@ -7,7 +7,7 @@
 
 /* clang-format off */
 
-/* Every virtio device has rings; these decide what is offered to the driver. */
+/* Every virtio device has rings: what is offered to the driver, and how grants are reached. */
 #define RING_KEYS                                                                                  \
     {.name = "packed", .type = KEY_BOOL, .default_value = "no",                                    \
      .help = "offer packed rings"},                                                                \
@@ -16,7 +16,10 @@
     {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
      .help = "offer indirect descriptors"},                                                        \
     {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
-     .help = "offer to use buffers in the order in which they were made available"}
+     .help = "offer to use buffers in the order in which they were made available"},               \
+    {.name = "grant-copy-max", .type = KEY_UINT, .default_value = "1048576", .min = 512,           \
+     .max = 1048576,                                                                               \
+     .help = "grants: the most bytes of a request that are copied; larger ones are mapped"}
 
 /* clang-format on */
 
