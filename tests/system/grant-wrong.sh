@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# shellcheck disable=SC2016  # the guest's shell expands
+# shellcheck disable=SC2016,SC2154  # the guest's shell expands; $job comes from guest_job
 # checks: a hostile driver gives two disks, one copied and one mapped, every kind of grant that is not good: nothing stays mapped, all goes on
 # host: grant-wrong/build
 # files: common.bash "$SCRATCH/wrong-grants"
@@ -52,7 +52,6 @@ done
 check "the worker is the same" same "$(worker g1)" "$pid"
 check "it was never restarted" same "$(show g1 .restarts)" 0
 check "the log is no longer for it" test "$(grep -c '' "$VIOD_LOG")" -lt 400
-check "the guest found no page of its own in use" guest g1 '! dmesg | grep -i "still in use\|pages* still"'
 check "xl destroy" domu_destroy g1
 check "no zombie" wait_for 60 domu_gone g1
 check "xenstore has nothing of it" no_node "$id"
