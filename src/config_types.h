@@ -7,16 +7,23 @@
 
 /* clang-format off */
 
-/* Every virtio device has rings; these decide what is offered to the driver. */
-#define RING_KEYS                                                                                  \
+/* Every virtio device has rings: what is offered to the driver, and how grants are reached. */
+#define RING_KEYS RING_KEYS_WITH(NULL)
+
+/* grants_indirect: whether indirect tables are offered where the driver grants its memory. */
+#define RING_KEYS_WITH(grants_indirect)                                                            \
     {.name = "packed", .type = KEY_BOOL, .default_value = "no",                                    \
      .help = "offer packed rings"},                                                                \
     {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes",                                \
      .help = "offer the ring option that saves notifications"},                                    \
     {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
+     .grants_default = (grants_indirect),                                                          \
      .help = "offer indirect descriptors"},                                                        \
     {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
-     .help = "offer to use buffers in the order in which they were made available"}
+     .help = "offer to use buffers in the order in which they were made available"},               \
+    {.name = "grant-copy-max", .type = KEY_UINT, .default_value = "1048576", .min = 512,           \
+     .max = 1048576,                                                                               \
+     .help = "grants: the most bytes of a request that are copied; larger ones are mapped"}
 
 /* clang-format on */
 

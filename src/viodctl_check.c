@@ -146,10 +146,10 @@ static void check_image(struct check *check, const struct device_config *config,
 
 /* ---- settings ---- */
 
-static void value_text(const struct check *check, const struct config_value *value, char *out,
-                       size_t out_len)
+static void value_text(const struct check *check, const struct config_value *value, bool grants,
+                       char *out, size_t out_len)
 {
-    const char *text = value->value ? value->value : value->key->default_value;
+    const char *text = value->value ? value->value : config_default(value->key, grants);
     const char *name = value->key->name;
 
     if (!strcmp(name, "queues") && !strcmp(text, "0"))
@@ -162,9 +162,12 @@ static void value_text(const struct check *check, const struct config_value *val
         snprintf(out, out_len, "%s=%s", name, text);
 }
 
-/* Those that were set, or those that were not. The path has a line of its own. */
+/*
+ * Those that were set, or those that were not; of these, what is for grants only if there are any. The
+ * path has a line of its own.
+ */
 static void print_values(const struct check *check, const struct config_value *values, size_t n,
-                         bool set, const char *title)
+                         bool set, bool grants, const char *title)
 {
     size_t column = 0;
 
@@ -174,9 +177,10 @@ static void print_values(const struct check *check, const struct config_value *v
         size_t len;
 
         if ((value->value != NULL) != set || value->key->type == KEY_PATH ||
-            (!set && !value->key->default_value))
+            (!set && (!value->key->default_value ||
+                      (!grants && !strncmp(value->key->name, "grant-", 6)))))
             continue;
-        value_text(check, value, text, sizeof(text));
+        value_text(check, value, grants, text, sizeof(text));
         len = strlen(text) + 1;
         if (column == 0 || column + len > LINE_WIDTH) {
             fputs(column == 0 ? title : "\n            ", check->out);
@@ -191,7 +195,7 @@ static void print_values(const struct check *check, const struct config_value *v
 
 static void print_settings(const struct check *check, const struct device_config *config, bool set)
 {
-    print_values(check, config->values, config->n_values, set,
+    print_values(check, config->values, config->n_values, set, config->grant_usage,
                  set ? "    set:" : "    default:");
 }
 
@@ -219,7 +223,7 @@ static void check_ports(struct check *check, const struct device_config *config,
         fputc('\n', check->out);
         while (part->values[n].key)
             n++;
-        print_values(check, part->values, n, true, "      set:");
+        print_values(check, part->values, n, true, false, "      set:");
         if (needs_path && !path)
             DEVICE_PROBLEM(check, "port %s has no path; write path = /absolute/path into section "
                            "[%s.%s]", part->name, config->name, part->name);
@@ -235,9 +239,12 @@ static void check_ports(struct check *check, const struct device_config *config,
 
 /* backend: the domain whose files the paths name; NULL: this one. */
 static void check_settings(struct check *check, const struct device_type *type, const char *name,
-                           const char *const *presets, bool is_disk, const char *backend)
+                           const char *const *presets, bool is_disk, const char *backend,
+                           enum xl_grants grants)
 {
-    struct device_config config = {0};
+    /* What libxl does where the xl.cfg says nothing of it. */
+    struct device_config config = {
+        .grant_usage = grants == XL_GRANTS_YES || (grants == XL_GRANTS_UNSAID && backend)};
     char error[CONFIG_ERROR_LEN];
 
     snprintf(config.name, sizeof(config.name), "%s", name);
@@ -362,7 +369,7 @@ static void check_disk(struct check *check, size_t index)
         DEVICE_PROBLEM(check, "the path is too long; at most %u bytes", CONFIG_VALUE_MAX);
     else
         check_settings(check, device_type_by_id(2), disk->vdev, presets, true,
-                       disk->backend);
+                       disk->backend, disk->grants);
 }
 
 /* ---- virtio=[] ---- */
@@ -451,7 +458,7 @@ static void check_virtio(struct check *check, const struct xl_virtio *virtio)
         return;
     }
     check_backend(check, virtio->backend, virtio->grants);
-    check_settings(check, type, name, NULL, false, virtio->backend);
+    check_settings(check, type, name, NULL, false, virtio->backend, virtio->grants);
 }
 
 /* ---- the guest ---- */

@@ -391,7 +391,8 @@ static struct event_loop *home_of(const struct virtio_device *dev,
     return env->io_loops[(dev->irq + (dev->ops->one_loop ? 0 : index / together)) % env->n_io_loops];
 }
 
-static int create_queues(struct virtio_device *dev, const struct virtio_environment *env)
+static int create_queues(struct virtio_device *dev, const struct virtio_environment *env,
+                         const struct device_config *device)
 {
     dev->queues = calloc(dev->n_queues, sizeof(*dev->queues));
     if (dev->queues == NULL)
@@ -404,6 +405,8 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
                                                 .request_size = dev->ops->request_size,
                                                 .owner = dev,
                                                 .grants = dev->grants,
+                                                .copy_max = (uint32_t)device_config_uint(
+                                                    device, "grant-copy-max"),
                                                 .error_status = dev->ops->error_status,
                                                 .state = &dev->state->queues[i]};
         int ret = virtqueue_create(&config, &q->vq);
@@ -487,7 +490,7 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
         goto fail_device;
     }
     dev->offered |= common_features(config);
-    ret = create_queues(dev, env);
+    ret = create_queues(dev, env, config);
     if (ret < 0) {
         snprintf(error, error_len, "cannot make %u queues of size %u: %s", dev->n_queues,
                  dev->queue_size, strerror(-ret));

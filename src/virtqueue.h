@@ -82,7 +82,7 @@ struct virtqueue_config {
     void *owner;           /* the virtio_device; see virtqueue_owner */
     /* NULL: addresses are guest-physical. Otherwise they are grants, and `memory` is not used. */
     struct grant_memory *grants;
-    /* Bytes of a chain, readable or writable, that are copied and not mapped; 0: the default. */
+    /* Bytes of a chain, readable or writable, that are copied and not mapped; 0: as many as can be. */
     uint32_t copy_max;
     /* Taken for a tail of one byte if what was written before it did not reach the guest. */
     uint8_t error_status;

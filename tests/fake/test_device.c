@@ -18,6 +18,7 @@ static const struct config_key ring_keys[] = {
     {.name = "in-order", .type = KEY_BOOL, .default_value = "yes"},
     {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes"},
     {.name = "indirect", .type = KEY_BOOL, .default_value = "yes"},
+    {.name = "grant-copy-max", .type = KEY_UINT, .default_value = "1048576"},
 };
 
 void test_device_config_init(struct test_device_config *config)

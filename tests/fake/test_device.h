@@ -29,7 +29,7 @@ struct test_device_config {
     enum test_mode mode;
     uint32_t echo_max;         /* bytes copied per request; 0: all */
     bool drain_keeps;          /* queue_drain does not give back what is held */
-    struct config_value values[4]; /* base.values: all ring formats are offered */
+    struct config_value values[5]; /* base.values: all ring formats are offered */
     int create_error;
 };
 

@@ -116,10 +116,18 @@ run_test() {
                 exec timeout -k 5 "${timeout:-900}" bash "$source"
             ;;
         system/*)
-            # Quotes in a header mean what they mean in a shell.
+            cd "$TESTS/system"
+            SCRATCH=$(native_build_dir "${name//\//-}")
+            export SCRATCH
+            local host
+            host=$(test_header "$name" host)
+            if [[ -n $host ]]; then
+                mkdir -p "$SCRATCH"
+                timeout -k 5 "${timeout:-600}" "./$host" || return
+            fi
+            # What is quoted in a header means what it means in a shell.
             eval "options=($(test_header "$name" boot))"
             eval "files=($(test_header "$name" files))"
-            cd "$TESTS/system"
             # shellcheck disable=SC2086 # options, or none
             exec "$TESTS/rig/boot" --timeout "${timeout:-600}" ${RIG_BOOT_OPTIONS:-} "${options[@]}" "$source" "${files[@]}"
             ;;

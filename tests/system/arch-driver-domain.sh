@@ -18,20 +18,7 @@ must "it comes up" domu_ready domd "$LONG"
 domd=$(domu_id domd)
 check "FLASK knows it as one" eval 'xl list -Z | grep -E "^domd .*:domd_t"'
 
-# --- the machine's devices -------------------------------------------------------------------
-check "its clock is the machine's" domu_run domd 'grep -q pl031 /sys/class/rtc/rtc0/name &&
-    [[ $(</sys/class/rtc/rtc0/since_epoch) -gt 1700000000 ]]'
-check "the clock's alarm interrupts it" domu_run domd 'count() { sed -nE "s/^ *[0-9]+: +([0-9]+) .*rtc-pl031/\1/p" /proc/interrupts; }
-    before=$(count); echo +2 >/sys/class/rtc/rtc0/wakealarm
-    for _ in {1..200}; do [[ $(count) -le $before ]] || exit 0; sleep 0.1; done; cat /proc/interrupts; exit 1'
-check "it moves a GPIO line" domu_run domd 'for chip in /sys/class/gpio/gpiochip*; do
-        [[ $(<"$chip/label") == *9030000* ]] || continue
-        line=$(($(<"$chip/base") + 1)); echo $line >/sys/class/gpio/export; cd /sys/class/gpio/gpio$line
-        for value in 1 0 1; do
-            echo out >direction; echo $value >value; [[ $(<value) == "$value" ]] || exit 1
-        done
-        exit 0
-    done; exit 1'
+check_machine_devices domd
 
 # --- viod in it --------------------------------------------------------------------------------
 domu_run domd 'truncate -s 16M /var/lib/viod/two-backends/log.img'

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154,SC2034  # rig_…, DOMU_… come with tests/rig/dom0/lib.sh
+# shellcheck disable=SC2016,SC2154,SC2034  # rig_…, DOMU_… come with tests/rig/dom0/lib.sh
 # What tests with driver domains share, beside common.bash. The domains are those of configs/examples,
 # by the very files: what those name is put where they look for it.
 
@@ -51,6 +51,23 @@ prepare_two_backends() {
     cp "$EXAMPLES/two-backends.conf" /etc/viod/
 }
 
+# check_machine_devices DOMAIN: checks that the clock and the GPIO controller of the machine are its own.
+check_machine_devices() {
+    check "$1: its clock is the machine's" domu_run "$1" 'grep -q pl031 /sys/class/rtc/rtc0/name &&
+        [[ $(</sys/class/rtc/rtc0/since_epoch) -gt 1700000000 ]]'
+    check "$1: the clock's alarm interrupts it" domu_run "$1" \
+        'count() { sed -nE "s/^ *[0-9]+: +([0-9]+) .*rtc-pl031/\1/p" /proc/interrupts; }
+        before=$(count); echo +2 >/sys/class/rtc/rtc0/wakealarm
+        for _ in {1..200}; do [[ $(count) -le $before ]] || exit 0; sleep 0.1; done; cat /proc/interrupts; exit 1'
+    check "$1: it moves a GPIO line" domu_run "$1" 'for chip in /sys/class/gpio/gpiochip*; do
+            [[ $(<"$chip/label") == *9030000* ]] || continue
+            line=$(($(<"$chip/base") + 1)); echo $line >/sys/class/gpio/export; cd /sys/class/gpio/gpio$line
+            for value in 1 0 1; do
+                echo out >direction; echo $value >value; [[ $(<value) == "$value" ]] || exit 1
+            done
+            exit 0
+        done; exit 1'
+}
 # domd_viod: starts viod in the driver domain and waits till it answers.
 domd_viod() {
     domu_run domd 'setsid viod --config /etc/viod/viod.conf >>/var/log/viod.log 2>&1 </dev/null &

@@ -27,11 +27,11 @@ new_image() {
 }
 # configure GUEST: /etc/viod/GUEST.conf is what comes on standard input.
 configure() { cat >"/etc/viod/$1.conf"; }
-# blk_devices N: the value of virtio= for N block devices.
+# blk_devices N [KEY=VALUE]: the value of virtio= for N block devices.
 blk_devices() {
     local list='' number
     for ((number = 0; number < $1; number++)); do
-        list+='"type=virtio,device2,transport=mmio",'
+        list+='"type=virtio,device2,transport=mmio'${2:+,$2}'",'
     done
     printf '[%s]' "${list%,}"
 }

@@ -19,7 +19,8 @@ path = $image
 cache = writeback
 serial = big
 END
-domu_create g1 memory=4096 vcpus=2 "virtio=$(blk_devices 1)" || give_up "xl create"
+# Mapped as a whole, that is without grants.
+domu_create g1 memory=4096 vcpus=2 "virtio=$(blk_devices 1 grant_usage=0)" || give_up "xl create"
 must "the guest comes up" up g1
 check "it has 4 GiB" guest g1 '[[ $(sed -n "s/^MemTotal: *\([0-9]*\) kB/\1/p" /proc/meminfo) -gt $((3800 << 10)) ]]'
 guest g1 'grep "System RAM" /proc/iomem'

@@ -24,4 +24,10 @@ recipe() {
     rm -f "$out"/lib/modules/*/build
     cp linux/arch/arm64/boot/Image "$out"
     cp linux/.config "$out/config"
+    # What some distributions set, for guests: viod is to work with either.
+    echo CONFIG_XEN_VIRTIO_FORCE_GRANT=y >>linux/.config
+    make -C linux -s olddefconfig
+    grep -qx CONFIG_XEN_VIRTIO_FORCE_GRANT=y linux/.config
+    make -C linux -j"$(nproc)" Image
+    cp linux/arch/arm64/boot/Image "$out/Image-force-grant"
 }
