@@ -32,6 +32,7 @@ static pid_t supervisor;
 
 /* ---- the other programs that this one is ---- */
 
+static void write_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void write_log(const char *format, ...)
 {
     char line[9000], path[128];
