@@ -66,7 +66,9 @@ static int worker(void)
     static struct message message;
     struct start_settings settings;
     struct state_file *state;
+    char stall[128];
 
+    snprintf(stall, sizeof(stall), "%s/stall", getenv("VIOD_TEST_FOLDER"));
     if (message_receive(3, &message) != 1 || message.type != MESSAGE_START || message.n_fds != 2)
         return EXIT_FAILURE;
     memcpy(&settings, message.text, sizeof(settings));
@@ -74,6 +76,8 @@ static int worker(void)
         return EXIT_FAILURE;
     write_log("start %u adopted %#x expected %#x claimed %#x\n", settings.domid, settings.adopted,
               settings.expected, settings.claimed);
+    while (access(stall, F_OK) == 0)
+        usleep(2000);
     say(MESSAGE_READY, 0, 2);
     while (message_receive(3, &message) == 1) {
         if (message.type == MESSAGE_ADD) {
@@ -365,6 +369,28 @@ static void test_workers_outlive_their_supervisor(void **state)
     assert_true(access(path_of("run/g1/console0.attach"), F_OK) == 0);
 }
 
+/* Before its worker was ready: a guest that has not run yet is taken over, too. */
+static void test_a_worker_that_starts_is_recorded(void **state)
+{
+    struct store_node *n;
+    pid_t before;
+
+    (void)state;
+    write_file("stall", "");
+    add_domain(5, "g1", "uuid-1");
+    n = add_node(5, 0, RNG);
+    start();
+    wait_until(worker_of(5) != 0);
+    before = worker_of(5);
+    end(SIGKILL);
+    assert_true(runs(before));
+    unlink(path_of("stall"));
+    start();
+    wait_until(n->node.state == NODE_STATE_INIT_WAIT);
+    assert_false(runs(before));
+    assert_int_not_equal(worker_of(5), before);
+}
+
 /* Told to end in the middle of it, a supervisor does not leave a guest without a worker. */
 static void test_a_takeover_is_brought_to_its_end(void **state)
 {
@@ -600,6 +626,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_workers_outlive_their_supervisor, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_worker_that_starts_is_recorded, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_takeover_is_brought_to_its_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_died_meanwhile_has_a_successor, set_up,
                                         tear_down),
