@@ -7,7 +7,8 @@
 #include "unit.h"
 #include "fake_store.h"
 
-#include <dirent.h>
+#include <net/if.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -23,15 +24,18 @@
 #ifndef BOUND_S
 #define BOUND_S 60 /* for something to happen; no test waits as long unless it fails */
 #endif
+#define NET 1u
 #define RNG 4u
 #define CONSOLE 3u
 #define BLOCK 2u
 
 static char folder[] = "/tmp/viod-test-sup.XXXXXX";
 static pid_t supervisor;
+static bool has_tap;
 
 /* ---- the other programs that this one is ---- */
 
+static void write_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void write_log(const char *format, ...)
 {
     char line[9000], path[128];
@@ -62,7 +66,9 @@ static int worker(void)
     static struct message message;
     struct start_settings settings;
     struct state_file *state;
+    char stall[128];
 
+    snprintf(stall, sizeof(stall), "%s/stall", getenv("VIOD_TEST_FOLDER"));
     if (message_receive(3, &message) != 1 || message.type != MESSAGE_START || message.n_fds != 2)
         return EXIT_FAILURE;
     memcpy(&settings, message.text, sizeof(settings));
@@ -70,6 +76,8 @@ static int worker(void)
         return EXIT_FAILURE;
     write_log("start %u adopted %#x expected %#x claimed %#x\n", settings.domid, settings.adopted,
               settings.expected, settings.claimed);
+    while (access(stall, F_OK) == 0)
+        usleep(2000);
     say(MESSAGE_READY, 0, 2);
     while (message_receive(3, &message) == 1) {
         if (message.type == MESSAGE_ADD) {
@@ -361,6 +369,28 @@ static void test_workers_outlive_their_supervisor(void **state)
     assert_true(access(path_of("run/g1/console0.attach"), F_OK) == 0);
 }
 
+/* Before its worker was ready: a guest that has not run yet is taken over, too. */
+static void test_a_worker_that_starts_is_recorded(void **state)
+{
+    struct store_node *n;
+    pid_t before;
+
+    (void)state;
+    write_file("stall", "");
+    add_domain(5, "g1", "uuid-1");
+    n = add_node(5, 0, RNG);
+    start();
+    wait_until(worker_of(5) != 0);
+    before = worker_of(5);
+    end(SIGKILL);
+    assert_true(runs(before));
+    unlink(path_of("stall"));
+    start();
+    wait_until(n->node.state == NODE_STATE_INIT_WAIT);
+    assert_false(runs(before));
+    assert_int_not_equal(worker_of(5), before);
+}
+
 /* Told to end in the middle of it, a supervisor does not leave a guest without a worker. */
 static void test_a_takeover_is_brought_to_its_end(void **state)
 {
@@ -394,6 +424,40 @@ static void test_a_worker_that_died_meanwhile_has_a_successor(void **state)
     wait_until(!runs(before));
     start();
     expect_taken_over(before, NULL);
+}
+
+/* An interface that nobody has open is no more, and with it its place on a bridge and its addresses. */
+static void test_an_interface_stays(void **state)
+{
+    char first[9100], line[9100];
+    struct store_node *n;
+    unsigned index;
+
+    (void)state;
+    if (!has_tap)
+        skip();
+    write_file("etc/g1.conf", "[net0]\nqueues = 2\n");
+    add_domain(5, "g1", "uuid-1");
+    n = add_node(5, 0, NET);
+    start();
+    wait_until(n->node.state == NODE_STATE_INIT_WAIT);
+    index = if_nametoindex("viod5.0");
+    assert_int_not_equal(index, 0);
+    for (int i = 0; i < 2; i++) {
+        pid_t before = worker_of(5);
+
+        logged(" add 0 ", first, sizeof(first));
+        end(SIGKILL);
+        start();
+        wait_until(logged(" add 0 ", line, sizeof(line)) != before);
+        assert_false(runs(before));
+        assert_string_equal(strchr(line, ' '), strchr(first, ' ')); /* its address, too */
+        assert_int_equal(if_nametoindex("viod5.0"), index);
+    }
+    assert_string_equal(ask("stop\n"), "ok\n");
+    waitpid(supervisor, NULL, 0);
+    supervisor = 0;
+    assert_int_equal(if_nametoindex("viod5.0"), 0);
 }
 
 static void test_stop_takes_the_devices_away(void **state)
@@ -562,9 +626,11 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_workers_outlive_their_supervisor, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_worker_that_starts_is_recorded, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_takeover_is_brought_to_its_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_died_meanwhile_has_a_successor, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(test_an_interface_stays, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stop_takes_the_devices_away, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_guests_come_and_go_meanwhile, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_domid_is_used_again, set_up, tear_down),
@@ -590,5 +656,7 @@ int main(int argc, char **argv)
         store_attach(getenv("VIOD_TEST_FOLDER"));
         return supervisor_run(&config, argv);
     }
+    /* Interfaces of the test's own, where it may make some. */
+    has_tap = unshare(CLONE_NEWNET) == 0 && access("/dev/net/tun", R_OK | W_OK) == 0;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
