@@ -82,6 +82,14 @@ struct block_channel;
  */
 int block_open(const char *path, bool read_only, enum block_cache cache, bool discard,
                struct block_info *info, char *error, size_t error_len);
+/*
+ * The same in two steps, so that an image can be opened again although its path leads to another one now:
+ * a descriptor that only says which file it is (O_PATH: it holds no lock), and any number of times that
+ * file, under a path that is for messages.
+ */
+int block_find(const char *path, bool read_only, char *error, size_t error_len);
+int block_open_found(int node, const char *path, bool read_only, enum block_cache cache, bool discard,
+                     struct block_info *info, char *error, size_t error_len);
 
 /*
  * Worker, once, before it locks itself down: starts the thread that discards on block devices, which

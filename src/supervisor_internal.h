@@ -7,6 +7,7 @@
 
 #include "config.h"
 #include "message.h"
+#include "supervisor_blame.h"
 #include "stats.h"
 #include "supervisor.h"
 #include "xen/xen.h"
@@ -36,8 +37,7 @@ struct served_device {
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
     bool reopen;                 /* its worker has died: the next one needs descriptors */
-    uint64_t in_hand;            /* see supervisor_restart.c */
-    unsigned stuck_deaths;
+    struct blame blame;          /* whether workers die of it */
     char error[CONFIG_ERROR_LEN];
 };
 

@@ -76,6 +76,9 @@ int main(int argc, char **argv)
                   "gives its workers users of their own");
         return EXIT_FAILURE;
     }
+#ifdef VIOD_FAULTS
+    log_warning("this is a build for tests (VIOD_FAULTS): some requests of guests kill their worker");
+#endif
     status = supervisor_run(&config);
     daemon_config_free(&config);
     return status;

@@ -53,6 +53,14 @@ void virtqueue_set_serving(struct virtqueue *vq, bool serving)
     state_store64(&vq->state->serving, serving);
 }
 
+void chain_in_hand(const struct chain *chain)
+{
+    struct virtqueue *vq = chain->vq;
+
+    if (chain->generation == vq->generation)
+        state_store64(&vq->state->serving, state_in_hand(vq->state->requests[chain->id].taken));
+}
+
 static void forget_replay(struct virtqueue *vq)
 {
     vq->n_replay = vq->next_replay = vq->n_again = vq->n_undone = 0;
@@ -256,6 +264,7 @@ int virtqueue_state_adopt(struct virtqueue *vq)
 
     forget_replay(vq);
     vq->copied = 0;
+    virtqueue_set_serving(vq, false);
     if (published == 0) { /* it died before the queue began */
         virtqueue_state_start(vq);
         return 0;
