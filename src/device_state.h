@@ -125,7 +125,7 @@ static inline uint64_t state_load64(const uint64_t *at)
     return __atomic_load_n(at, __ATOMIC_RELAXED);
 }
 
-enum state_salt { SALT_AVAIL = 1, SALT_PUBLISHED, SALT_TAKEN, SALT_DONE, SALT_CURRENT, SALT_BROKEN };
+enum state_salt { SALT_AVAIL = 1, SALT_PUBLISHED, SALT_TAKEN, SALT_DONE, SALT_CURRENT, SALT_BROKEN, SALT_OWN };
 
 /*
  * 16 bits in the upper end of a word over its lower 48 (and what belongs to it). Multiplying by odd

@@ -53,6 +53,18 @@ void virtqueue_set_serving(struct virtqueue *vq, bool serving)
     state_store64(&vq->state->serving, serving);
 }
 
+uint32_t chain_number(const struct chain *chain)
+{
+    return (uint32_t)state_load64(&chain->vq->state->requests[chain->id].taken);
+}
+
+uint32_t virtqueue_first_again(const struct virtqueue *vq)
+{
+    if (vq->next_replay == vq->n_replay)
+        return 0;
+    return (uint32_t)state_load64(&vq->state->requests[vq->replay[vq->next_replay].id].taken);
+}
+
 void chain_in_hand(const struct chain *chain)
 {
     struct virtqueue *vq = chain->vq;
