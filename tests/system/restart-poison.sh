@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
+# shellcheck disable=SC2016,SC2154 # the guest's shell expands; $job comes from guest_job
 # checks: a request that kills each worker that meets it costs its device a reset, and nobody else anything
 # boot: --faults
 # files: common.bash
@@ -44,12 +45,14 @@ guest_job g2 "${busy//SERIAL/other}"
 g2_job=$job
 must "they write" wait_for "$LONG" '[[ $(device g1 blk0 requests) -gt 100 && $(device g2 blk0 requests) -gt 100 ]]'
 
-# poison SERIAL SECTOR: one read that will not come back, and so nobody waits for it.
-poison() { guest g1 "dd if=\$(disk $1) of=/dev/null bs=512 count=1 skip=$2 iflag=direct >/dev/null 2>&1 </dev/null & disown; echo sent"; }
+# Now: to ask a disk that was given up for its serial number would wait for ever.
+start=$(guest g1 'disk start') end=$(guest g1 'disk end')
+# poison DISK SECTOR: one read that will not come back, and so nobody waits for it.
+poison() { guest g1 "dd if=$1 of=/dev/null bs=512 count=1 skip=$2 iflag=direct >/dev/null 2>&1 </dev/null & disown; echo sent"; }
 given_up() { [[ $(device g1 "$1" needs_reset) -gt 0 ]]; }
 goes_on() { local before; before=$(device g1 blk0 requests) && wait_for "$LONG" "[[ \$(device g1 blk0 requests) -gt $((before + 100)) ]]"; }
 
-poison start $START
+poison "$start" $START
 check "taken: the device is given up" wait_for "$LONG" 'given_up blk1'
 check "after the first worker and three more" same "$(show g1 .restarts)" 4
 check "the log says which, and why" logged "domain $id \\(g1\\), blk1: .*it needs a reset"
@@ -58,7 +61,7 @@ check "the guest's good disk goes on" goes_on
 check "and needs no reset" same "$(device g1 blk0 needs_reset)" 0
 check "neither does the other one" same "$(device g1 blk2 needs_reset)" 0
 
-poison end $END
+poison "$end" $END
 check "done: that device is given up, too" wait_for "$LONG" 'given_up blk2'
 check "after four more workers" same "$(show g1 .restarts)" 8
 check "the guest's good disk goes on, again" goes_on
