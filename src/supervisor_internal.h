@@ -62,7 +62,7 @@ struct guest {
     uint64_t counts;             /* at the last of them: see supervisor_restart.c */
     int64_t last_death_ns, pace_debt_ns; /* how far they have died faster than they should */
     int64_t started_ns, died_ns;
-    int64_t restart_at_ns;       /* a successor is to be started then; 0: none */
+    int64_t restart_at_ns;       /* a successor is to be started then, or devices opened; 0: none */
     struct served_device devices[2 * STATS_DEVICES_MAX]; /* twice: old ones stay to be looked at */
     bool rescan;                 /* nodes were seen that wait for this worker's end */
     char failure[CONFIG_ERROR_LEN]; /* why it cannot be served at all */

@@ -149,34 +149,42 @@ static int reopen(struct supervisor *s, struct guest *g, struct served_device *d
     return 0;
 }
 
-static void start(struct supervisor *s, struct guest *g)
+static int start(struct supervisor *s, struct guest *g)
 {
-    int ret;
+    int ret = guest_start_worker(s, g);
 
-    g->restart_at_ns = 0;
-    ret = guest_start_worker(s, g);
     if (ret == 0)
-        return;
+        return 0;
     snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
         if (g->devices[i].used && g->devices[i].state == SERVED_WAITING)
             device_fail(s, g, &g->devices[i], g->failure);
+    return ret;
 }
 
+/*
+ * The successor starts while the kernel still finishes the dead one's I/O; what is not in use any more is
+ * served meanwhile. Accesses to the rest wait in the worker, which is told to expect it.
+ */
 static void try_start(struct supervisor *s, struct guest *g, int64_t now)
 {
     bool busy = false;
 
+    g->restart_at_ns = 0;
+    if (g->state == WORKER_QUITTING || (g->pid < 0 && start(s, g) < 0))
+        return;
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
         struct served_device *d = &g->devices[i];
 
-        if (d->used && d->state == SERVED_WAITING && d->reopen)
-            busy |= reopen(s, g, d, now < g->died_ns + REOPEN_BOUND_NS) == -EBUSY;
+        if (!d->used || d->state != SERVED_WAITING || !d->reopen)
+            continue;
+        if (reopen(s, g, d, now < g->died_ns + REOPEN_BOUND_NS) == -EBUSY)
+            busy = true;
+        else if (d->state == SERVED_WAITING && g->state == WORKER_RUNNING)
+            device_send(s, g, d); /* else it is sent when the worker is ready */
     }
     if (busy)
         g->restart_at_ns = now + REOPEN_NS;
-    else
-        start(s, g);
 }
 
 bool restart_worker(struct supervisor *s, struct guest *g, const char *why)

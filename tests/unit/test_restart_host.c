@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "config.h"
-#include "supervisor_blame.h"
+#include "supervisor_internal.h"
 #include "unit.h"
 
 #define BLK 2u
@@ -259,6 +259,98 @@ static void test_no_file(void **state)
     clear(&scene);
 }
 
+/* ---- a successor, while the dead one's I/O is still going on ---- */
+
+static unsigned workers, sent;
+
+int guest_start_worker(struct supervisor *s, struct guest *g)
+{
+    (void)s;
+    workers++;
+    g->pid = 100;
+    g->state = WORKER_STARTING;
+    return 0;
+}
+
+void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
+{
+    (void)s, (void)g;
+    assert_false(d->reopen);
+    assert_int_equal(d->config.n_fds, 1);
+    device_config_close_fds(&d->config);
+    d->state = SERVED_ADDING;
+    sent++;
+}
+
+void device_fail(struct supervisor *s, struct guest *g, struct served_device *d, const char *why)
+{
+    (void)s, (void)g;
+    fail_msg("%s: %s", d->name, why);
+}
+
+void device_close(struct supervisor *s, struct served_device *d)
+{
+    (void)s;
+    d->state = SERVED_GONE;
+}
+
+int xenstore_set_state(struct xenstore *xs, const struct node_id *id, enum node_state state)
+{
+    (void)xs, (void)id, (void)state;
+    return 0;
+}
+
+static void test_starts_meanwhile(void **state)
+{
+    static struct guest g;
+    struct supervisor s = {.guests = &g};
+    char path[2][64];
+    int busy;
+
+    (void)state;
+    workers = sent = 0;
+    memset(&g, 0, sizeof(g));
+    g.socket = g.stats_fd = -1;
+    g.pid = -1;
+    g.state = WORKER_RUNNING;
+    strcpy(g.identity.run_dir, folder);
+    assert_int_equal(restart_create_state(&g), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        struct served_device *d = &g.devices[i];
+
+        path_of(i == 0 ? "image0" : "image1", path[i], sizeof(path[i]));
+        make_image(path[i]);
+        d->used = d->has_slot = true;
+        d->slot = i;
+        d->node.virtio_id = BLK;
+        d->state = SERVED_READY;
+        open_blk(&d->config, path[i]);
+    }
+    device_config_close_fds(&g.devices[0].config); /* the worker's, which has died */
+    busy = g.devices[1].config.fds[0];             /* in use by the kernel's I/O, still */
+    g.devices[1].config.n_fds = 0;
+
+    assert_true(restart_worker(&s, &g, "it was killed"));
+    assert_int_equal(workers, 1);
+    assert_false(g.devices[0].reopen);
+    assert_true(g.devices[1].reopen);
+    g.state = WORKER_RUNNING; /* it says that it is ready, and gets what is open */
+    device_send(&s, &g, &g.devices[0]);
+    restart_due(&s, g.restart_at_ns);
+    assert_int_equal(sent, 1);
+    assert_int_not_equal(g.restart_at_ns, 0);
+    close(busy);
+    restart_due(&s, g.restart_at_ns);
+    assert_int_equal(sent, 2);
+    assert_int_equal(workers, 1);
+    assert_int_equal(g.restart_at_ns, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        device_config_free(&g.devices[i].config);
+        assert_int_equal(unlink(path[i]), 0);
+    }
+    close(g.state_fd);
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -285,6 +377,7 @@ int main(void)
         cmocka_unit_test(test_oldest_request),
         cmocka_unit_test(test_same_access),
         cmocka_unit_test(test_no_file),
+        cmocka_unit_test(test_starts_meanwhile),
     };
 
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
