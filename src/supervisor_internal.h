@@ -37,6 +37,7 @@ struct served_device {
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
     bool reopen;                 /* its worker has died: the next one needs descriptors */
+    bool was_given;              /* the worker that has died last had it */
     struct blame blame;          /* whether workers die of it */
     char error[CONFIG_ERROR_LEN];
 };

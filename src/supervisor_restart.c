@@ -85,10 +85,10 @@ static uint64_t all_counts(const struct guest *g)
     return sum;
 }
 
-/* Still the same device's, and of the successors to come. */
+/* One that the dead worker never had is not, whatever is still in flight of it. */
 static bool is_suspect(const struct served_device *d)
 {
-    return d->used && d->has_slot && d->state == SERVED_WAITING;
+    return d->used && d->has_slot && d->state == SERVED_WAITING && d->was_given;
 }
 
 static void sacrifice(struct guest *g, struct served_device *d)
@@ -211,9 +211,10 @@ bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
 
         if (!d->used)
             continue;
+        d->was_given = d->state == SERVED_ADDING || d->state == SERVED_READY;
         if (d->state == SERVED_REMOVING) {
             device_close(s, d);
-        } else if (d->state == SERVED_ADDING || d->state == SERVED_READY) {
+        } else if (d->was_given) {
             d->state = SERVED_WAITING;
             d->reopen = true;
         }

@@ -121,6 +121,9 @@ EOF
 domu_create other "virtio=$(blk_devices 1)" || give_up "xl create other"
 must "a guest comes up" up other
 pid=$(supervisor) other=$(worker other)
+check_not "viod is not a build for tests" logged 'build for tests'
+descriptors() { find "/proc/$pid/fd" -type l | wc -l; }
+before=$(descriptors)
 
 begin g1 '' $'packed = yes\nin-order = no'
 kill_all g1 $((KILLS / 2))
@@ -129,6 +132,7 @@ begin g2 $'packed = yes\nin-order = no\ncache = writeback' ''
 kill_all g2 $((KILLS - KILLS / 2))
 end g2 "$job" $((KILLS - KILLS / 2))
 check "the supervisor is the same process" running "$pid"
+check "and has as many descriptors as before" same "$(descriptors)" "$before"
 check "so is the other guest's worker" same "$(worker other)" "$other"
 
 # ratio NUMBER: of a normal start, in hundredths.

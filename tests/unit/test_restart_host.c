@@ -304,13 +304,14 @@ static void test_starts_meanwhile(void **state)
 {
     static struct guest g;
     struct supervisor s = {.guests = &g};
+    struct state_file *file;
     char path[2][64];
     int busy;
 
     (void)state;
     workers = sent = 0;
     memset(&g, 0, sizeof(g));
-    g.socket = g.stats_fd = -1;
+    g.socket = g.stats_fd = g.state_fd = -1;
     g.pid = -1;
     g.state = WORKER_RUNNING;
     strcpy(g.identity.run_dir, folder);
@@ -339,10 +340,28 @@ static void test_starts_meanwhile(void **state)
     restart_due(&s, g.restart_at_ns);
     assert_int_equal(sent, 1);
     assert_int_not_equal(g.restart_at_ns, 0);
+
+    /* Workers that die before they have it do not die of it. */
+    assert_int_equal(device_state_map(g.state_fd, 0, &file), 0);
+    file->slots[1].queues[0].requests[3].taken = state_taken(1, 1, 3, 0);
+    file->slots[1].queues[0].avail = state_position(1, 1, SALT_AVAIL);
+    file->slots[1].queues[0].published = state_position(0, 0, SALT_PUBLISHED);
+    device_state_unmap(file);
+    for (unsigned i = 0; i < 6; i++) {
+        g.pid = -1;
+        assert_true(restart_worker(&s, &g, "it was killed"));
+        if (g.pid < 0) /* not at once any more */
+            restart_due(&s, g.restart_at_ns);
+        if (g.devices[0].state == SERVED_WAITING)
+            device_send(&s, &g, &g.devices[0]);
+    }
+    assert_int_equal(g.sacrificed, 0);
+    assert_int_equal(sent, 7);
+    g.state = WORKER_RUNNING;
     close(busy);
     restart_due(&s, g.restart_at_ns);
-    assert_int_equal(sent, 2);
-    assert_int_equal(workers, 1);
+    assert_int_equal(sent, 8);
+    assert_int_equal(workers, 7);
     assert_int_equal(g.restart_at_ns, 0);
     for (unsigned i = 0; i < 2; i++) {
         device_config_free(&g.devices[i].config);
