@@ -196,6 +196,26 @@ static void test_same_request_of_one_queue(void **state)
     clear(&scene);
 }
 
+/* It dies of what the host has done for one request, whatever others are taken meanwhile. */
+static void test_same_completion(void **state)
+{
+    struct scene scene;
+
+    (void)state;
+    set(&scene, true);
+    take(&scene, 0, 100);
+    for (uint16_t i = 0; i < 4; i++) {
+        take(&scene, 0, i);
+        queue(&scene, 0)->serving = state_in_hand(queue(&scene, 0)->requests[100].taken);
+        death(&scene);
+    }
+    assert_int_equal(blame_strong(&scene.blame), 3);
+    queue(&scene, 0)->serving = state_in_hand(queue(&scene, 0)->requests[2].taken);
+    death(&scene);
+    assert_int_equal(blame_strong(&scene.blame), 0);
+    clear(&scene);
+}
+
 /* It dies when the host has done it: others of the queue are taken, and done, before. */
 static void test_oldest_request(void **state)
 {
@@ -393,6 +413,7 @@ int main(void)
         cmocka_unit_test(test_nothing_in_hand),
         cmocka_unit_test(test_same_request),
         cmocka_unit_test(test_same_request_of_one_queue),
+        cmocka_unit_test(test_same_completion),
         cmocka_unit_test(test_oldest_request),
         cmocka_unit_test(test_same_access),
         cmocka_unit_test(test_no_file),
