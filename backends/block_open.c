@@ -22,7 +22,7 @@
 
 struct opening {
     const char *path;
-    int fd;
+    int node, fd;
     struct stat st;
     struct block_info *info;
     char *error;
@@ -107,32 +107,20 @@ static int open_image(struct opening *o)
     const struct block_info *info = o->info;
     int flags = (info->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC;
     char self[32];
-    int err = 0;
-    int node = open(o->path, O_PATH | O_CLOEXEC);
 
-    if (node < 0)
+    if (fstat(o->node, &o->st))
         return fail_to_open(o, -errno);
-    if (fstat(node, &o->st)) {
-        err = fail_to_open(o, -errno);
-        goto out;
-    }
-    if (!S_ISREG(o->st.st_mode) && !S_ISBLK(o->st.st_mode)) {
-        err = fail(o, S_ISDIR(o->st.st_mode) ? -EISDIR : -EINVAL,
-                   "this is %s; an image is a file or a block device", kind_of(o->st.st_mode));
-        goto out;
-    }
+    if (!S_ISREG(o->st.st_mode) && !S_ISBLK(o->st.st_mode))
+        return fail(o, S_ISDIR(o->st.st_mode) ? -EISDIR : -EINVAL,
+                    "this is %s; an image is a file or a block device", kind_of(o->st.st_mode));
     if (info->cache == BLOCK_CACHE_NONE)
         flags |= O_DIRECT;
     /* Fails while the device is mounted or otherwise claimed, and keeps others from doing so. */
     if (S_ISBLK(o->st.st_mode) && !info->read_only)
         flags |= O_EXCL;
-    snprintf(self, sizeof(self), "/proc/self/fd/%d", node);
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", o->node);
     o->fd = open(self, flags);
-    if (o->fd < 0)
-        err = fail_to_open(o, -errno);
-out:
-    close(node);
-    return err;
+    return o->fd < 0 ? fail_to_open(o, -errno) : 0;
 }
 
 /*
@@ -291,10 +279,36 @@ static int inspect_file(struct opening *o, bool discard)
     return 0;
 }
 
+int block_find(const char *path, bool read_only, char *error, size_t error_len)
+{
+    struct block_info info = {.read_only = read_only, .cache = BLOCK_CACHE_WRITEBACK};
+    struct opening o = {.path = path, .info = &info, .error = error, .error_len = error_len};
+    int node = open(path, O_PATH | O_CLOEXEC);
+
+    return node < 0 ? fail_to_open(&o, -errno) : node;
+}
+
 int block_open(const char *path, bool read_only, enum block_cache cache, bool discard,
                struct block_info *info, char *error, size_t error_len)
 {
-    struct opening o = {.path = path, .fd = -1, .info = info, .error = error, .error_len = error_len};
+    int node = block_find(path, read_only, error, error_len), ret = node;
+
+    if (node < 0)
+        return ret;
+    ret = block_open_found(node, path, read_only, cache, discard, info, error, error_len);
+    close(node);
+    return ret;
+}
+
+int block_open_found(int node, const char *path, bool read_only, enum block_cache cache, bool discard,
+                     struct block_info *info, char *error, size_t error_len)
+{
+    struct opening o = {.path = path,
+                        .node = node,
+                        .fd = -1,
+                        .info = info,
+                        .error = error,
+                        .error_len = error_len};
     int err;
 
     memset(info, 0, sizeof(*info));

@@ -82,6 +82,14 @@ struct block_channel;
  */
 int block_open(const char *path, bool read_only, enum block_cache cache, bool discard,
                struct block_info *info, char *error, size_t error_len);
+/*
+ * The same in two steps, so that an image can be opened again although its path leads to another one now:
+ * a descriptor that only says which file it is (O_PATH: it holds no lock), and any number of times that
+ * file, under a path that is for messages.
+ */
+int block_find(const char *path, bool read_only, char *error, size_t error_len);
+int block_open_found(int node, const char *path, bool read_only, enum block_cache cache, bool discard,
+                     struct block_info *info, char *error, size_t error_len);
 
 /*
  * Worker, once, before it locks itself down: starts the thread that discards on block devices, which
@@ -235,12 +243,34 @@ size_t stream_write(struct char_stream *stream, const struct iovec *iov, int n_i
 void stream_close(struct char_stream *stream);
 
 /*
+ * A port's memory, which the supervisor makes (an array of these, one for each port) and keeps for the
+ * successors of a worker: see devices/console_memory.c, where the words are explained. Powers of two.
+ */
+#define PORT_OUT_SIZE (128u * 1024u)
+#define PORT_IN_SIZE 16384u
+struct port_memory {
+    uint64_t output[2], taking; /* where the output's end is */
+    uint64_t sink;              /* and how much of it the back end has */
+    uint64_t input[2], giving;  /* how much of the input the guest has */
+    uint64_t in_head;           /* where the input's end is */
+    _Alignas(4096) uint8_t out[PORT_OUT_SIZE];
+    uint8_t in[PORT_IN_SIZE];
+};
+
+/*
  * What those who attach to a port (viodctl console) and the worker say to each other over a
  * SOCK_SEQPACKET socket: one packet a message, of which the first byte is the kind.
  */
 #define ATTACH_DATA_MAX 4096u
+#define ATTACH_SCREEN UINT64_MAX
 enum attach_kind {
-    ATTACH_OPEN = 'o',  /* to the worker: the port's number, a byte; back: nothing, it is done */
+    /*
+     * To the worker: the port's number, a byte; back: nothing, it is done. Or with a position in the port's
+     * output, eight bytes, little-endian, from which on it is to be shown, ATTACH_SCREEN for the last
+     * screenful; back: ATTACH_AT. Who counts what it gets can attach again to a worker's successor.
+     */
+    ATTACH_OPEN = 'o',
+    ATTACH_AT = 'a',    /* back: the position of the first byte that follows, as above */
     ATTACH_ERROR = 'e', /* back: why not, a text; the connection ends */
     ATTACH_DATA = 'd',  /* both ways */
     ATTACH_SIZE = 's',  /* to the worker: columns and rows, two bytes each, little-endian */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -164,6 +165,24 @@ static void describe(struct device_config *config)
                                  host->ports[i].path[0] ? " " : "", host->ports[i].path);
 }
 
+/* fds[1], and a copy of it for successors. Sealed: a worker cannot shorten it under its successor. */
+static int make_memory(struct device_config *config, char *error, size_t error_len)
+{
+    int fd = memfd_create("viod-console", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd < 0 || ftruncate(fd, (off_t)(config->n_parts * sizeof(struct port_memory))) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        int ret = -errno;
+
+        snprintf(error, error_len, "%s: no memory for its ports: %s", config->name, strerror(-ret));
+        if (fd >= 0)
+            close(fd);
+        return ret;
+    }
+    config->fds[config->n_fds++] = fd;
+    return 0;
+}
+
 static int console_type_open(struct device_config *config, char *error, size_t error_len)
 {
     struct console_host *host = calloc(1, sizeof(*host));
@@ -195,9 +214,11 @@ static int console_type_open(struct device_config *config, char *error, size_t e
         } else {
             config->fds[0] = ret;
             config->n_fds = 1;
-            ret = device_config_keep(config, config->fds, 1);
+            ret = make_memory(config, error, error_len);
         }
     }
+    if (ret >= 0)
+        ret = device_config_keep(config, config->fds, config->n_fds);
     if (ret < 0) {
         console_type_close(config);
         return ret;

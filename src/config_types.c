@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "config_types.h"
@@ -70,13 +71,28 @@ static const struct config_key rng_keys[] = {
 
 /* clang-format on */
 
-static int block_type_open(struct device_config *config, char *error, size_t error_len)
+static int open_found(struct device_config *config, char *error, size_t error_len)
 {
-    const char *path = device_config_string(config, "path");
     enum block_cache cache = BLOCK_CACHE_NONE;
     bool read_only = device_config_bool(config, "readonly");
     bool discard = device_config_bool(config, "discard") && !read_only;
     int fd;
+
+    if (!strcmp(device_config_string(config, "cache"), "writeback"))
+        cache = BLOCK_CACHE_WRITEBACK;
+    fd = block_open_found(config->kept[0], device_config_string(config, "path"), read_only, cache,
+                          discard, &config->block, error, error_len);
+    if (fd < 0)
+        return fd;
+    config->fds[0] = fd;
+    config->n_fds = 1;
+    return 0;
+}
+
+static int block_type_open(struct device_config *config, char *error, size_t error_len)
+{
+    const char *path = device_config_string(config, "path");
+    int node, ret;
 
     if (!path) {
         snprintf(error, error_len,
@@ -85,15 +101,33 @@ static int block_type_open(struct device_config *config, char *error, size_t err
                  config->name, config->name);
         return -EINVAL;
     }
-    if (!strcmp(device_config_string(config, "cache"), "writeback"))
-        cache = BLOCK_CACHE_WRITEBACK;
-    fd = block_open(path, read_only, cache, discard, &config->block, error, error_len);
-    if (fd < 0)
-        return fd;
-    config->fds[0] = fd;
-    config->n_fds = 1;
+    node = block_find(path, device_config_bool(config, "readonly"), error, error_len);
+    if (node < 0)
+        return node;
+    ret = device_config_keep(config, &node, 1);
+    close(node);
+    if (ret < 0)
+        snprintf(error, error_len, "%s: cannot be kept: %s", path, strerror(-ret));
+    else
+        ret = open_found(config, error, error_len);
+    if (ret < 0) {
+        device_config_close_kept(config);
+        return ret;
+    }
     snprintf(config->backing, sizeof(config->backing), "%s", path);
     return 0;
+}
+
+/*
+ * The same image, whatever the path leads to by now. Of the dead worker's descriptor no copy is kept: the
+ * lock on the image ends with its last use, that by I/O which the kernel has not finished included.
+ * Only then requests may be executed again.
+ */
+static int block_type_reopen(struct device_config *config, char *error, size_t error_len)
+{
+    if (config->n_kept == 0)
+        return block_type_open(config, error, error_len);
+    return open_found(config, error, error_len);
 }
 
 static const struct device_type block_type = {
@@ -101,11 +135,7 @@ static const struct device_type block_type = {
     .virtio_id = 2,
     .keys = block_keys,
     .open = block_type_open,
-    /*
-     * No copy is kept: the lock on the image ends with the last use of the dead worker's descriptor, that
-     * by I/O which the kernel has not finished included. Only then requests may be executed again.
-     */
-    .reopen = block_type_open,
+    .reopen = block_type_reopen,
 };
 
 /* Random numbers need no descriptor. */

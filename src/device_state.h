@@ -49,7 +49,9 @@ struct state_descriptor {
 struct state_queue {
     uint64_t avail;     /* STATE_POSITION: requests taken, and where the next one is */
     uint64_t published; /* STATE_POSITION: requests given back, and where the next used entry goes */
-    uint64_t serving;   /* not 0: the device's code has this queue in hand: it may be the cause of its death */
+    /* What the device's code has in hand, which may be the cause of its death: 0: nothing; 1: requests that
+     * it takes; STATE_IN_HAND: one that the host has done. */
+    uint64_t serving;
     uint64_t reserved[5];
     struct state_request requests[DEVICE_STATE_QUEUE_SIZE];
     struct state_descriptor descriptors[DEVICE_STATE_QUEUE_SIZE];
@@ -84,7 +86,7 @@ struct state_copy {
 struct device_state {
     uint64_t current; /* STATE_CURRENT: which copy counts. 0: no device was here */
     uint64_t broken;  /* STATE_BROKEN: DEVICE_NEEDS_RESET. 0: not */
-    uint64_t serving; /* not 0: an access to the registers is being served */
+    uint64_t serving; /* STATE_ACCESS: how many accesses to registers were served, or are being */
     uint64_t config_changed; /* not 0: the driver has not acknowledged that yet */
     uint64_t reserved[4];
     struct state_copy copies[2];
@@ -123,7 +125,7 @@ static inline uint64_t state_load64(const uint64_t *at)
     return __atomic_load_n(at, __ATOMIC_RELAXED);
 }
 
-enum state_salt { SALT_AVAIL = 1, SALT_PUBLISHED, SALT_TAKEN, SALT_DONE, SALT_CURRENT, SALT_BROKEN };
+enum state_salt { SALT_AVAIL = 1, SALT_PUBLISHED, SALT_TAKEN, SALT_DONE, SALT_CURRENT, SALT_BROKEN, SALT_OWN };
 
 /*
  * 16 bits in the upper end of a word over its lower 48 (and what belongs to it). Multiplying by odd
@@ -184,6 +186,16 @@ static inline uint16_t state_done_count(uint64_t word)
     return (uint16_t)(word >> 32) & STATE_DONE_COUNT;
 }
 static inline bool state_done_more(uint64_t word) { return (word >> 47 & 1) != 0; }
+
+/* STATE_IN_HAND: the number that the request had when it was taken. */
+static inline uint64_t state_in_hand(uint64_t taken) { return (uint32_t)taken | UINT64_C(1) << 32; }
+
+/* STATE_ACCESS: odd while an access is being served, which may be the cause of the worker's death. */
+static inline bool state_access_open(uint64_t word) { return (word & 1) != 0; }
+static inline void state_access_begin(uint64_t *at) { state_store64(at, state_load64(at) | 1); }
+/* It was not served to its end, and will be served again. */
+static inline void state_access_drop(uint64_t *at) { state_store64(at, state_load64(at) & ~UINT64_C(1)); }
+static inline void state_access_end(uint64_t *at) { state_store64(at, (state_load64(at) | 1) + 1); }
 
 /* One step of the check over something longer. */
 static inline uint64_t state_hash(uint64_t hash, uint64_t value)

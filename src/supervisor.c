@@ -31,6 +31,12 @@ static void remove_device(struct guest *g, struct supervisor *s, struct served_d
         guest_send(g, MESSAGE_REMOVE, d->slot, 0);
         break;
     case SERVED_WAITING:
+        if (d->reopen) { /* the worker holds accesses for it, and has what its predecessor kept */
+            g->adopted &= ~(1u << d->slot);
+            guest_send(g, MESSAGE_EXPECT, d->slot, 0);
+        }
+        device_close(s, d);
+        break;
     case SERVED_FAILED:
         device_close(s, d);
         break;

@@ -436,7 +436,7 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
         log_info("domain %u (%s): worker %d serves it", g->domid, g->name, (int)g->pid);
         for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
             if (g->devices[i].used && g->devices[i].state == SERVED_WAITING &&
-                !g->devices[i].unpublished)
+                !g->devices[i].unpublished && !g->devices[i].reopen)
                 device_send(s, g, &g->devices[i]);
         return;
     case MESSAGE_FAILED:

@@ -7,6 +7,7 @@
 
 #include "config.h"
 #include "message.h"
+#include "supervisor_blame.h"
 #include "stats.h"
 #include "supervisor.h"
 #include "xen/xen.h"
@@ -36,8 +37,8 @@ struct served_device {
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
     bool reopen;                 /* its worker has died: the next one needs descriptors */
-    uint64_t in_hand;            /* see supervisor_restart.c */
-    unsigned stuck_deaths;
+    bool was_given;              /* the worker that has died last had it */
+    struct blame blame;          /* whether workers die of it */
     char error[CONFIG_ERROR_LEN];
 };
 
@@ -63,7 +64,7 @@ struct guest {
     uint64_t counts;             /* at the last of them: see supervisor_restart.c */
     int64_t last_death_ns, pace_debt_ns; /* how far they have died faster than they should */
     int64_t started_ns, died_ns;
-    int64_t restart_at_ns;       /* a successor is to be started then; 0: none */
+    int64_t restart_at_ns;       /* a successor is to be started then, or devices opened; 0: none */
     struct served_device devices[2 * STATS_DEVICES_MAX]; /* twice: old ones stay to be looked at */
     bool rescan;                 /* nodes were seen that wait for this worker's end */
     char failure[CONFIG_ERROR_LEN]; /* why it cannot be served at all */

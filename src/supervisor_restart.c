@@ -18,6 +18,8 @@
 
 /* Successors that may die of the same device. In the manual: viod(8). */
 #define TRIES 3u
+/* The same, if the device got other requests done in between. It may be a slow one, too. */
+#define TRIES_OF_OLDEST 15u
 /* One that lived this long did not die of what it had found. */
 #define SOON_NS (INT64_C(10) * 1000000000)
 /* Deaths in a row for which no device is to blame, without a request done in between, until the guest
@@ -64,28 +66,6 @@ static uint64_t read_word(const struct guest *g, size_t offset)
     return pread(g->state_fd, &word, sizeof(word), (off_t)offset) == sizeof(word) ? word : 0;
 }
 
-/* What tells whether a device got on: 0 if it had nothing in hand. */
-static uint64_t in_hand(const struct guest *g, const struct served_device *d)
-{
-    size_t slot = offsetof(struct state_file, slots) + d->slot * sizeof(struct device_state);
-    uint64_t sum = 0;
-
-    if (read_word(g, slot + offsetof(struct device_state, serving)) != 0)
-        sum = 1;
-    for (size_t i = 0; i < DEVICE_STATE_QUEUES; i++) {
-        size_t queue = slot + offsetof(struct device_state, queues) + i * sizeof(struct state_queue);
-        uint64_t avail = read_word(g, queue + offsetof(struct state_queue, avail));
-        uint64_t published = read_word(g, queue + offsetof(struct state_queue, published));
-        bool serving = read_word(g, queue + offsetof(struct state_queue, serving)) != 0;
-
-        /* Other types hold buffers that nothing is done with. */
-        if (serving || (d->node.virtio_id == BLOCK_DEVICE && published != 0 &&
-                        state_count(avail) != state_count(published)))
-            sum = state_hash(sum, avail + i) | 1;
-    }
-    return sum;
-}
-
 /* What tells whether any device got on. */
 static uint64_t all_counts(const struct guest *g)
 {
@@ -105,26 +85,42 @@ static uint64_t all_counts(const struct guest *g)
     return sum;
 }
 
+/* One that the dead worker never had is not, whatever is still in flight of it. */
+static bool is_suspect(const struct served_device *d)
+{
+    return d->used && d->has_slot && d->state == SERVED_WAITING && d->was_given;
+}
+
+static void sacrifice(struct guest *g, struct served_device *d)
+{
+    log_error("domain %u (%s), %s: worker after worker has died with the same request of it: it needs a "
+              "reset by its driver now",
+              g->domid, g->name, d->name);
+    g->sacrificed |= 1u << d->slot;
+    memset(&d->blame, 0, sizeof(d->blame));
+    g->deaths = 1;
+}
+
+/* The strong suspects, if there are any: what the others wait for was only going on meanwhile. */
 static void blame(struct guest *g)
 {
+    bool strong = false;
+
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
         struct served_device *d = &g->devices[i];
-        uint64_t now;
 
-        if (!d->used || !d->has_slot || d->state != SERVED_WAITING)
+        if (!is_suspect(d))
             continue;
-        now = in_hand(g, d);
-        d->stuck_deaths = now != 0 && now == d->in_hand ? d->stuck_deaths + 1 : 0;
-        d->in_hand = now;
-        if (d->stuck_deaths < TRIES)
-            continue;
-        log_error("domain %u (%s), %s: %u workers have died with the same request of it: it needs a "
-                  "reset by its driver now",
-                  g->domid, g->name, d->name, TRIES + 1);
-        g->sacrificed |= 1u << d->slot;
-        d->stuck_deaths = 0;
-        d->in_hand = 0;
-        g->deaths = 1;
+        blame_look(&d->blame, g->state_fd, d->slot, d->node.virtio_id == BLOCK_DEVICE);
+        strong |= blame_strong(&d->blame) >= TRIES;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
+        struct served_device *d = &g->devices[i];
+
+        if (is_suspect(d) && (strong ? blame_strong(&d->blame) >= TRIES
+                                     : blame_weak(&d->blame) >= TRIES ||
+                                           blame_oldest(&d->blame) >= TRIES_OF_OLDEST))
+            sacrifice(g, d);
     }
 }
 
@@ -159,34 +155,46 @@ static int reopen(struct supervisor *s, struct guest *g, struct served_device *d
     return 0;
 }
 
-static void start(struct supervisor *s, struct guest *g)
+static int start(struct supervisor *s, struct guest *g)
 {
-    int ret;
+    int ret = guest_start_worker(s, g);
 
-    g->restart_at_ns = 0;
-    ret = guest_start_worker(s, g);
     if (ret == 0)
-        return;
+        return 0;
     snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
         if (g->devices[i].used && g->devices[i].state == SERVED_WAITING)
             device_fail(s, g, &g->devices[i], g->failure);
+    return ret;
 }
 
+/*
+ * The successor starts while the kernel still finishes the dead one's I/O; what is not in use any more is
+ * served meanwhile. Accesses to the rest wait in the worker, which is told to expect it.
+ */
 static void try_start(struct supervisor *s, struct guest *g, int64_t now)
 {
-    bool busy = !takeover_orphan_ended(g);
+    bool busy = false;
 
-    for (size_t i = 0; i < ARRAY_SIZE(g->devices) && g->orphan_fd < 0; i++) {
+    if (!takeover_orphan_ended(g)) { /* what it has is not free before that */
+        g->restart_at_ns = now + REOPEN_NS;
+        return;
+    }
+    g->restart_at_ns = 0;
+    if (g->state == WORKER_QUITTING || (g->pid < 0 && start(s, g) < 0))
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
         struct served_device *d = &g->devices[i];
 
-        if (d->used && d->state == SERVED_WAITING && d->reopen)
-            busy |= reopen(s, g, d, now < g->died_ns + REOPEN_BOUND_NS) == -EBUSY;
+        if (!d->used || d->state != SERVED_WAITING || !d->reopen)
+            continue;
+        if (reopen(s, g, d, now < g->died_ns + REOPEN_BOUND_NS) == -EBUSY)
+            busy = true;
+        else if (d->state == SERVED_WAITING && g->state == WORKER_RUNNING)
+            device_send(s, g, d); /* else it is sent when the worker is ready */
     }
     if (busy)
         g->restart_at_ns = now + REOPEN_NS;
-    else
-        start(s, g);
 }
 
 bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
@@ -213,9 +221,10 @@ bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
 
         if (!d->used)
             continue;
+        d->was_given = d->state == SERVED_ADDING || d->state == SERVED_READY;
         if (d->state == SERVED_REMOVING) {
             device_close(s, d);
-        } else if (d->state == SERVED_ADDING || d->state == SERVED_READY) {
+        } else if (d->was_given) {
             d->state = SERVED_WAITING;
             d->reopen = true;
         }
@@ -244,14 +253,20 @@ bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
 
 void restart_added(struct guest *g)
 {
-    if (g->died_ns == 0)
-        return;
+    int64_t now = monotonic_ns();
+
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
         if (g->devices[i].used && !g->devices[i].unpublished &&
             (g->devices[i].state == SERVED_WAITING || g->devices[i].state == SERVED_ADDING))
             return;
-    log_info("domain %u (%s): worker %d has taken over all devices, %lld ms after the other's end",
-             g->domid, g->name, (int)g->pid, (long long)((monotonic_ns() - g->died_ns) / 1000000));
+    if (g->died_ns != 0)
+        log_info("domain %u (%s): worker %d has taken over all devices, %lld ms after the other's end, "
+                 "%lld ms after its start",
+                 g->domid, g->name, (int)g->pid, (long long)((now - g->died_ns) / 1000000),
+                 (long long)((now - g->started_ns) / 1000000));
+    else if (g->restarts == 0) /* what the above compares with */
+        log_info("domain %u (%s): worker %d serves all devices, %lld ms after its start", g->domid,
+                 g->name, (int)g->pid, (long long)((now - g->started_ns) / 1000000));
     g->died_ns = 0;
 }
 

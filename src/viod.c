@@ -82,6 +82,9 @@ int main(int argc, char **argv)
                   "gives its workers users of their own");
         return EXIT_FAILURE;
     }
+#ifdef VIOD_FAULTS
+    log_warning("this is a build for tests (VIOD_FAULTS): some requests of guests kill their worker");
+#endif
     if (check_state) {
         status = supervisor_can_take_over(&config) ? EXIT_SUCCESS : EXIT_FAILURE;
         if (status == EXIT_SUCCESS)

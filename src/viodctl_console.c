@@ -26,7 +26,15 @@
 static const int caught[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGALRM, SIGUSR1, SIGUSR2,
                              SIGWINCH, SIGTSTP, SIGCONT};
 
+/* How long the guest may have nobody who serves it. */
+#define AGAIN_TRIES 200
+#define AGAIN_MS 50
+
 struct session {
+    const char *path;
+    uint8_t port;
+    uint64_t at;             /* position of the next byte of the guest's output; see ATTACH_OPEN */
+    unsigned tries;          /* to attach again, since something came from the other side */
     int socket, signals, out;
     bool is_terminal;        /* standard input is */
     bool raw;
@@ -77,23 +85,52 @@ static void send_size(struct session *s)
     (void)send_packet(s, ATTACH_SIZE, wire, sizeof(wire), 0);
 }
 
-static int attach(struct session *s, const char *path, unsigned port)
+/* 0 or -errno. */
+static int connect_to_port(struct session *s)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    uint8_t number = (uint8_t)port;
+    uint64_t at = htole64(s->at);
+    uint8_t open[1 + sizeof(at)] = {s->port};
 
-    if (strlen(path) >= sizeof(address.sun_path)) {
-        fprintf(stderr, "viodctl: %s: too long for a socket\n", path);
-        return -1;
-    }
-    memcpy(address.sun_path, path, strlen(path) + 1);
+    if (strlen(s->path) >= sizeof(address.sun_path))
+        return -ENAMETOOLONG;
+    memcpy(address.sun_path, s->path, strlen(s->path) + 1);
+    memcpy(open + 1, &at, sizeof(at));
     s->socket = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (s->socket < 0 || connect(s->socket, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-        send_packet(s, ATTACH_OPEN, &number, 1, 0) < 0) {
-        fprintf(stderr, "viodctl: cannot attach at %s: %s\n", path, strerror(errno));
-        return -1;
+    if (s->socket < 0 || connect(s->socket, (struct sockaddr *)&address, sizeof(address)) < 0)
+        return -errno;
+    return send_packet(s, ATTACH_OPEN, open, sizeof(open), 0);
+}
+
+static int attach(struct session *s)
+{
+    int ret = connect_to_port(s);
+
+    if (ret < 0)
+        fprintf(stderr, "viodctl: cannot attach at %s: %s\n", s->path, strerror(-ret));
+    return ret;
+}
+
+/*
+ * The worker has ended. If its guest has, too, the socket goes away; else it waits there for the next
+ * worker, which goes on where this one was.
+ */
+static bool attach_again(struct session *s)
+{
+    while (s->tries++ < AGAIN_TRIES) {
+        int ret;
+
+        close(s->socket);
+        ret = connect_to_port(s);
+        if (ret == 0) {
+            send_size(s);
+            return true;
+        }
+        if (ret != -EPIPE && ret != -ECONNRESET)
+            break;
+        (void)poll(NULL, 0, AGAIN_MS);
     }
-    return 0;
+    return false;
 }
 
 /*
@@ -131,11 +168,22 @@ static int from_guest(struct session *s)
     if (n < 0 && errno == EINTR)
         return -1;
     if (n <= 0) {
+        if (s->tries > 0)
+            (void)poll(NULL, 0, AGAIN_MS);
+        if (attach_again(s))
+            return -1;
         give_terminal_back(s);
         fprintf(stderr, "\nviodctl: the console is gone: the guest has ended\n");
         return 1;
     }
+    s->tries = 0;
+    if (packet[0] == ATTACH_AT && n == 1 + sizeof(s->at)) {
+        memcpy(&s->at, packet + 1, sizeof(s->at));
+        s->at = le64toh(s->at);
+        return -1;
+    }
     if (packet[0] == ATTACH_DATA && n > 1) {
+        s->at += (uint64_t)n - 1;
         s->shown_from = 1;
         s->n_shown = (size_t)n;
         return show(s) ? -1 : 1;
@@ -150,8 +198,9 @@ static int from_guest(struct session *s)
 
 static void send_waiting(struct session *s)
 {
+    /* What nobody took is kept for the next one: see attach_again. */
     if (s->n_waiting > 0 &&
-        send_packet(s, ATTACH_DATA, s->waiting, s->n_waiting, MSG_DONTWAIT) != -EAGAIN)
+        send_packet(s, ATTACH_DATA, s->waiting, s->n_waiting, MSG_DONTWAIT) == 0)
         s->n_waiting = 0;
 }
 
@@ -256,11 +305,15 @@ static int talk(struct session *s)
 
 int viodctl_console(const char *path, unsigned port)
 {
-    struct session s = {.socket = -1, .input_open = true};
+    struct session s = {.path = path,
+                        .port = (uint8_t)port,
+                        .at = ATTACH_SCREEN,
+                        .socket = -1,
+                        .input_open = true};
     sigset_t set;
     int ret = 1;
 
-    if (attach(&s, path, port) < 0)
+    if (attach(&s) < 0)
         return 1;
     s.is_terminal = tcgetattr(STDIN_FILENO, &s.before) == 0;
     sigemptyset(&set);

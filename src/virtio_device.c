@@ -176,8 +176,9 @@ static void finish_reset(struct virtio_device *dev)
         dev->queues[i].reset_pending = false;
     }
     dev->resetting = false;
-    device_state_set_broken(dev->state, false);
+    /* In this order: what killed workers must not be taken up again by one that begins in between. */
     virtio_device_save(dev);
+    device_state_set_broken(dev->state, false);
     stat_add(&dev->stats->resets, 1);
     virtio_device_publish_status(dev);
 }

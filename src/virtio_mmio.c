@@ -427,7 +427,7 @@ uint64_t virtio_mmio_empty_read(uint32_t offset, unsigned size)
     return offset == VIRTIO_MMIO_VERSION ? VERSION : 0;
 }
 
-bool virtio_mmio_access(struct virtio_mmio *mmio, uint32_t offset, struct mmio_request *request)
+static bool serve(struct virtio_mmio *mmio, uint32_t offset, struct mmio_request *request)
 {
     const struct mmio_register *reg;
     bool write = request->kind == REQUEST_WRITE;
@@ -454,4 +454,15 @@ bool virtio_mmio_access(struct virtio_mmio *mmio, uint32_t offset, struct mmio_r
     if (outcome == DONE)
         return true;
     return !wait_for(mmio, outcome == WAIT_RESET ? ALL_QUEUES : mmio->dev->queue_sel, request);
+}
+
+bool virtio_mmio_access(struct virtio_mmio *mmio, uint32_t offset, struct mmio_request *request)
+{
+    uint64_t *serving = &mmio->dev->state->serving;
+    bool done;
+
+    state_access_begin(serving);
+    done = serve(mmio, offset, request);
+    state_access_end(serving);
+    return done;
 }

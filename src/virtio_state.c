@@ -182,6 +182,8 @@ void virtio_state_adopt(struct virtio_device *dev, bool sacrifice)
     int ret = device_state_load(dev->state, &t);
     const char *wrong = "it is damaged";
 
+    /* Nothing is in hand yet: one that dies before it takes this up does not die of it. */
+    state_access_drop(&dev->state->serving);
     if (ret == 0) {
         device_state_set_broken(dev->state, false);
         state_store64(&dev->state->config_changed, 0);

@@ -116,8 +116,14 @@ void virtqueue_stop(struct virtqueue *vq);
  * completed is in the ring then, to be flushed. */
 int virtqueue_map(struct virtqueue *vq);
 bool virtqueue_started(const struct virtqueue *vq);
-/* Kept for a successor: the device's code has the queue in hand. */
+/* Kept for the supervisor: the device's code takes requests of the queue, or has nothing of it in hand. */
 void virtqueue_set_serving(struct virtqueue *vq, bool serving);
+/* Likewise, until virtqueue_set_serving: it has a request in hand that the host has done. */
+void chain_in_hand(const struct chain *chain);
+/* Its number since the queue started, the same if it is popped again after virtqueue_adopt. */
+uint32_t chain_number(const struct chain *chain);
+/* After virtqueue_adopt: the number of the request that is popped again first; 0: none is. */
+uint32_t virtqueue_first_again(const struct virtqueue *vq);
 /* True after -EPROTO, until stop. */
 bool virtqueue_broken(const struct virtqueue *vq);
 

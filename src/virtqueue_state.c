@@ -53,6 +53,26 @@ void virtqueue_set_serving(struct virtqueue *vq, bool serving)
     state_store64(&vq->state->serving, serving);
 }
 
+uint32_t chain_number(const struct chain *chain)
+{
+    return (uint32_t)state_load64(&chain->vq->state->requests[chain->id].taken);
+}
+
+uint32_t virtqueue_first_again(const struct virtqueue *vq)
+{
+    if (vq->next_replay == vq->n_replay)
+        return 0;
+    return (uint32_t)state_load64(&vq->state->requests[vq->replay[vq->next_replay].id].taken);
+}
+
+void chain_in_hand(const struct chain *chain)
+{
+    struct virtqueue *vq = chain->vq;
+
+    if (chain->generation == vq->generation)
+        state_store64(&vq->state->serving, state_in_hand(vq->state->requests[chain->id].taken));
+}
+
 static void forget_replay(struct virtqueue *vq)
 {
     vq->n_replay = vq->next_replay = vq->n_again = vq->n_undone = 0;
@@ -256,6 +276,7 @@ int virtqueue_state_adopt(struct virtqueue *vq)
 
     forget_replay(vq);
     vq->copied = 0;
+    virtqueue_set_serving(vq, false);
     if (published == 0) { /* it died before the queue began */
         virtqueue_state_start(vq);
         return 0;

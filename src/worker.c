@@ -516,6 +516,8 @@ static void serve_message(struct worker *w, struct message *message)
         if (message->type == MESSAGE_TAKE)
             break;
         slot->expected = slot->dev == NULL && message->status != 0;
+        if (slot->dev == NULL && message->status == 0)
+            device_state_clear(&w->state->slots[message->slot]); /* nobody takes it over any more */
         if (!slot->expected)
             release_held(w, slot);
         break;

@@ -92,7 +92,7 @@ static void blk_queue_stopped(struct virtio_device *dev, struct virtqueue *vq)
 
 /* In dev->own, for a successor. */
 struct blk_state {
-    uint64_t write_through; /* 0 or 1 */
+    uint64_t write_through; /* 0 or 1, sealed: a wrong bit would cost the guest what it has written */
     uint64_t capacity;      /* that the driver was told of last; sectors */
 };
 
@@ -106,7 +106,7 @@ static void set_write_through(struct blk *blk, bool write_through)
 {
     struct blk_state *state = blk->dev->own;
 
-    state_store64(&state->write_through, write_through);
+    state_store64(&state->write_through, state_sealed(write_through, 0, SALT_OWN));
     show_write_through(blk, write_through);
 }
 
@@ -121,11 +121,11 @@ static bool blk_adopt(struct virtio_device *dev, uint64_t features)
 {
     const struct blk_state *state = dev->own;
     struct blk *blk = dev->priv;
-    uint64_t write_through = state_load64(&state->write_through);
+    uint64_t word = state_load64(&state->write_through), write_through = word & STATE_LOW48;
 
-    if (write_through > 1)
+    if (!state_is_sealed(word, 0, SALT_OWN) || write_through > 1)
         return false;
-    show_write_through(dev->priv, write_through || !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
+    show_write_through(dev->priv, write_through != 0 || !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
     if (state_load64(&state->capacity) != atomic_load(&blk->capacity))
         state_store64(&dev->state->config_changed, 1); /* resized meanwhile */
     keep_capacity(blk);

@@ -69,10 +69,26 @@ static uint8_t status_of(const struct blk_request *request, int result)
     return VIRTIO_BLK_S_IOERR;
 }
 
+#ifdef VIOD_FAULTS
+/* For tests of what happens then: requests that kill each worker that meets them, or has them done. */
+#define FAULT_AT_START 0xfa17u
+#define FAULT_AT_END 0xfa18u
+static void fault(uint64_t sector, uint64_t poison)
+{
+    if (sector == poison)
+        __builtin_trap();
+}
+#else
+#define fault(sector, poison) ((void)0)
+#endif
+
 static void io_done(struct block_request *io, int result)
 {
     struct blk_request *request = container_of(io, struct blk_request, io);
+    struct virtqueue *vq = request->chain.vq;
 
+    chain_in_hand(&request->chain);
+    fault(io->offset / BLK_SECTOR, FAULT_AT_END);
     if (result == 0 && io->op == BLOCK_READ) {
         request->filled = request->room;
         stat_add(&stats_of(request)->read_bytes, io->len);
@@ -80,6 +96,7 @@ static void io_done(struct block_request *io, int result)
         stat_add(&stats_of(request)->write_bytes, io->len);
     }
     complete(request, status_of(request, result));
+    virtqueue_set_serving(vq, false);
 }
 
 /* ---- the requests of 5.2.6 ---- */
@@ -167,12 +184,14 @@ static void next_range(struct blk_request *request);
 static void range_done(struct block_request *io, int result)
 {
     struct blk_request *request = container_of(io, struct blk_request, io);
+    struct virtqueue *vq = request->chain.vq;
 
-    if (result == 0 && request->next_range < request->n_ranges) {
+    chain_in_hand(&request->chain);
+    if (result == 0 && request->next_range < request->n_ranges)
         next_range(request);
-        return;
-    }
-    complete(request, status_of(request, result));
+    else
+        complete(request, status_of(request, result));
+    virtqueue_set_serving(vq, false);
 }
 
 static void next_range(struct blk_request *request)
@@ -277,6 +296,7 @@ static void start(struct blk *blk, struct chain *chain)
         reject(request, "its header is too short");
         return;
     }
+    fault(le64toh(header.sector), FAULT_AT_START);
     switch (le32toh(header.type)) {
     case VIRTIO_BLK_T_IN:
         read_or_write(request, BLOCK_READ, le64toh(header.sector));

@@ -223,6 +223,8 @@ static void console_queue_started(struct virtio_device *dev, struct virtqueue *v
         console->control_tx = vq;
     } else {
         *(index % 2 == 0 ? &port->rx : &port->tx) = vq;
+        if (index % 2 == 0)
+            port_giving_begins(port);
         port_update(port);
     }
 }
@@ -235,6 +237,10 @@ static void console_queue_stopped(struct virtio_device *dev, struct virtqueue *v
 
     if (port != NULL) {
         *(index % 2 == 0 ? &port->rx : &port->tx) = NULL;
+        if (index % 2 == 0)
+            port_forget_giving(port);
+        else
+            port_forget_taking(port);
         port_show_state(port);
         return;
     }
@@ -491,7 +497,7 @@ static enum stream_kind kind_of(const char *word)
     return STREAM_NONE;
 }
 
-static int create_port(struct console *console, unsigned number, const struct config_part *part)
+static void create_port(struct console *console, unsigned number, const struct config_part *part)
 {
     struct port *port = &console->ports[number];
     const char *is_console = config_part_string(part, "console");
@@ -507,9 +513,11 @@ static int create_port(struct console *console, unsigned number, const struct co
     port->stream.max_size = config_part_uint(part, "max-size");
     port->ask.run = run_ask;
     port->give.run = run_give;
-    port->out = malloc(CONSOLE_OUT_SIZE); /* touched when used */
-    port->in = malloc(CONSOLE_IN_SIZE);
-    return port->out == NULL || port->in == NULL ? -ENOMEM : 0;
+    port->memory = &console->memory[number];
+    port->out = port->memory->out; /* touched when used */
+    port->in = port->memory->in;
+    if (console->dev->adopted)
+        port_adopt(port);
 }
 
 static void console_destroy(struct virtio_device *dev)
@@ -521,9 +529,8 @@ static void console_destroy(struct virtio_device *dev)
 
         for (size_t j = 0; j < port->n_give_fds; j++)
             close(port->give_fds[j]);
-        free(port->out);
-        free(port->in);
     }
+    console_memory_unmap(console);
     if (console->listen_fd >= 0)
         close(console->listen_fd);
     free(console);
@@ -545,8 +552,10 @@ static int console_create(struct virtio_device *dev, const struct device_config 
         console->state = dev->own;
         console->listen_fd = -1;
     }
+    if (ret == 0)
+        ret = console_memory_map(console, config->n_parts, config->n_fds > 1 ? config->fds[1] : -1);
     for (size_t i = 0; ret == 0 && i < config->n_parts; i++)
-        ret = create_port(console, (unsigned)i, &config->parts[i]);
+        create_port(console, (unsigned)i, &config->parts[i]);
     if (ret < 0) {
         snprintf(error, error_len, "%s: out of memory", config->name);
         if (console != NULL)

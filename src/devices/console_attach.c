@@ -74,18 +74,42 @@ static size_t write_to_client(struct sink *sink, const struct iovec *ring, int n
     return sent;
 }
 
+/* Where the client's output begins, which it wants to know. */
+static bool place(struct client *client, const struct port *port, uint64_t at)
+{
+    char kind = ATTACH_AT;
+    struct iovec iov[2] = {{&kind, 1}, {&at, sizeof(at)}};
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+
+    at = le64toh(at);
+    /* From the future: of another ring. From the past: what there is of it. */
+    if (at > port->head)
+        at = port_screen(port);
+    client->sink.at = MAX(at, port->head - MIN(port->head, (uint64_t)CONSOLE_OUT_SIZE));
+    at = htole64(client->sink.at);
+    return sendmsg(client->fd.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+}
+
 static void open_port(struct client *client, const uint8_t *data, size_t len)
 {
     struct console *console = client->console;
     struct port *port;
+    uint64_t at;
 
-    if (len != 1 || data[0] >= console->n_ports || client->sink.port != NULL) {
+    if ((len != 1 && len != 1 + sizeof(at)) || data[0] >= console->n_ports || client->sink.port != NULL) {
         refuse(client, "there is no such port");
         return;
     }
     port = &console->ports[data[0]];
     port_sink_init(&client->sink, port);
     client->sink.at = port_screen(port);
+    if (len > 1) {
+        memcpy(&at, data + 1, sizeof(at));
+        if (!place(client, port, at)) {
+            drop(client);
+            return;
+        }
+    }
     client->sink.present = true;
     presence_changed(port);
     port_sink_ready(&client->sink);

@@ -17,8 +17,8 @@
 #define CONSOLE_CLIENTS_MAX 8u
 /* Powers of two. What a reader has not taken yet may fill half of the output's ring before the guest
  * has to wait: what it sends at once (Linux: at most 64 KiB) then fits into the other half. */
-#define CONSOLE_OUT_SIZE (128u * 1024u)
-#define CONSOLE_IN_SIZE 16384u
+#define CONSOLE_OUT_SIZE PORT_OUT_SIZE
+#define CONSOLE_IN_SIZE PORT_IN_SIZE
 #define CONSOLE_EMERGENCY_SIZE 1024u
 
 struct console;
@@ -56,6 +56,12 @@ struct port {
     struct chain *taking;      /* of tx: popped, and not all of it fits into the ring yet */
     bool ready, guest_open;
     uint8_t pending;
+    struct port_memory *memory; /* what outlives us; see console_memory.c */
+    /* Of the request of tx that was taken last: its number, and bytes of it that are in the output. */
+    uint32_t taking_number, taken_bytes;
+    /* Of the buffer of rx that was filled last. */
+    uint32_t giving_number, given_bytes;
+    bool resumed;              /* the back end was there when our predecessor died */
     /* Output: the last CONSOLE_OUT_SIZE bytes before `head`. */
     uint8_t *out;
     uint64_t head;
@@ -95,6 +101,8 @@ struct console_state {
 struct console {
     struct virtio_device *dev;
     struct console_state *state;
+    struct port_memory *memory;
+    size_t memory_len;
     struct event_loop *loop;
     bool multiport_offered, rows_first;
     /* I/O thread. */
@@ -143,6 +151,24 @@ uint64_t port_screen(const struct port *port);
 uint32_t port_room(const struct port *port);
 void port_input(struct port *port, const uint8_t *data, size_t len);
 bool port_reader_present(const struct port *port);
+
+/* console_memory.c. fd: the supervisor's; -1: none, nothing outlives us. 0 or -errno. */
+int console_memory_map(struct console *console, size_t n_ports, int fd);
+void console_memory_unmap(struct console *console);
+/* What a predecessor has left: before the I/O thread begins. */
+void port_adopt(struct port *port);
+/* I/O thread: what has changed outlives us from here on. */
+void port_keep_output(struct port *port);
+void port_keep_sink(struct port *port);
+void port_keep_input(struct port *port);
+void port_keep_heard(struct port *port);
+/* `taking` was popped: what a predecessor has done of it is not done again. */
+void port_taking_begins(struct port *port);
+/* rx was started: what a predecessor gave to the driver without telling it is given again. */
+void port_giving_begins(struct port *port);
+/* The queue has stopped: its requests are counted anew. */
+void port_forget_taking(struct port *port);
+void port_forget_giving(struct port *port);
 
 /* console_attach.c; I/O thread. */
 void attach_start(struct console *console);

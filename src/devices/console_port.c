@@ -114,6 +114,7 @@ static void advance(struct port *port, size_t len)
             stat_add(&tx_stats(port)->dropped, port->head - CONSOLE_OUT_SIZE - sink->at);
         sink->at = port->head - CONSOLE_OUT_SIZE;
     }
+    port_keep_output(port);
 }
 
 static void write_to_sink(struct sink *sink)
@@ -129,6 +130,8 @@ static void write_to_sink(struct sink *sink)
         sink->waiting = true; /* unless all is taken; `write` may find out that it is gone */
         done = sink->write(sink, iov, len > first ? 2 : 1, len);
         sink->at += done;
+        if (sink == &port->sink)
+            port_keep_sink(port);
         if (done == len)
             sink->waiting = false;
         if (done > 0) {
@@ -153,6 +156,7 @@ static bool take_chain(struct port *port, uint64_t *bytes)
         /* Nobody reads it: only the end can ever be seen. */
         size_t lost = chain_skip_readable(chain, chain->readable_bytes - CONSOLE_OUT_SIZE);
 
+        port->taken_bytes += (uint32_t)lost;
         stat_add(&tx_stats(port)->write_bytes, lost);
         stat_add(&tx_stats(port)->dropped, lost);
     }
@@ -162,6 +166,7 @@ static bool take_chain(struct port *port, uint64_t *bytes)
 
         if (n == 0)
             break;
+        port->taken_bytes += (uint32_t)n;
         advance(port, n);
         room -= (uint32_t)n;
         *bytes += n;
@@ -216,12 +221,19 @@ static void run_more(struct loop_work *work)
     pump(container_of(work, struct port, more));
 }
 
+/* Granted memory: that a request is done is kept when the queue is flushed, and not before. */
+static int bounded(const struct port *port, int budget)
+{
+    return port->console->dev->grants != NULL ? 1 : budget;
+}
+
 int port_take(struct port *port, int budget)
 {
     struct virtqueue *vq = port->tx;
     uint64_t bytes = 0;
     int taken = 0, ret = 0;
 
+    budget = bounded(port, budget);
     while (taken < budget && bytes < TURN_BYTES && port->taking == NULL &&
            unread(port) <= UNREAD_MAX) {
         ret = virtqueue_pop(vq, &port->taking);
@@ -236,6 +248,7 @@ int port_take(struct port *port, int budget)
             port->taking = NULL;
             continue;
         }
+        port_taking_begins(port);
         take_chain(port, &bytes);
     }
     pump(port);
@@ -323,6 +336,7 @@ void port_input(struct port *port, const uint8_t *data, size_t len)
     len = MIN(len, (size_t)port_room(port));
     for (size_t i = 0; i < len; i++)
         port->in[port->in_head++ & IN_MASK] = data[i];
+    port_keep_heard(port);
     update_rx(port);
 }
 
@@ -338,6 +352,7 @@ static void read_stream(struct port *port)
         if (n == 0)
             break;
         port->in_head += (uint32_t)n;
+        port_keep_heard(port);
     }
     if (port_room(port) > 0)
         stream_want_read(&port->stream);
@@ -350,6 +365,7 @@ int port_put(struct port *port, int budget)
     struct chain *chain;
     int taken = 0, ret;
 
+    budget = bounded(port, budget);
     while (taken < budget && deliverable(port)) {
         uint32_t written = 0;
 
@@ -372,6 +388,9 @@ int port_put(struct port *port, int budget)
         stat_add(&rx_stats(port)->requests, 1);
         stat_add(&rx_stats(port)->read_bytes, written);
         stat_add(&rx_stats(port)->errors, written == 0);
+        port->giving_number = chain_number(chain);
+        port->given_bytes = written;
+        port_keep_input(port);
         chain_complete(chain, written);
     }
     update_rx(port);
@@ -413,13 +432,15 @@ static void stream_changed(struct char_stream *stream)
     sink->stalled = false;
     if (sink->present) {
         /* Who returns to a console wants to see where it stands. */
-        if (port->is_console)
+        if (port->is_console && !port->resumed)
             sink->at = MIN(sink->at, port_screen(port));
+        port->resumed = false;
         if (port_room(port) > 0)
             stream_want_read(stream);
     }
     if (port->announce && port->ready)
         console_post(port, PENDING_OPEN);
+    port_keep_sink(port);
     port_show_state(port);
     port_sink_ready(sink);
 }

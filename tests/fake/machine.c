@@ -224,6 +224,7 @@ static struct virtio_environment environment(struct machine *m)
         .io_loops = &m->io_loop,
         .n_io_loops = 1,
         .memory_stale = memory_stale,
+        .ask = m->ask,
         .worker = m,
         .state = m->state,
     };

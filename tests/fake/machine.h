@@ -63,6 +63,8 @@ struct machine {
     uint64_t heap_base;          /* where heap[0] begins */
     struct machine_picture *picture;
     bool succeeding;
+    /* Of successors: virtio_environment.ask. The first one's is the test's affair. */
+    int (*ask)(struct virtio_device *dev, uint32_t id, const char *request);
     /* The guest goes on while nobody serves it: called between the death and the successor. */
     void (*meanwhile)(void *arg);
     void *meanwhile_arg;

@@ -41,6 +41,7 @@ struct test {
     uint8_t value[BLOCKS]; /* what each block holds */
     bool busy[BLOCKS];     /* in a request: left alone until it is done */
     unsigned done;
+    bool indirect;         /* the device takes such tables */
 };
 
 static void make_image(void)
@@ -78,6 +79,7 @@ static void start(struct test *t, bool direct, bool io_thread)
         skip();
     }
     t->m = machine_create(&machine);
+    t->indirect = (driver_offered(t->m) & FEATURE(VIRTIO_RING_F_INDIRECT_DESC)) != 0;
     driver_start(&t->driver, t->m, driver_offered(t->m), QUEUES, 128);
     for (unsigned q = 0; q < QUEUES; q++)
         for (unsigned i = 0; i < SLOTS; i++)
@@ -139,7 +141,7 @@ static void issue(struct test *t, unsigned q, struct slot *s)
     data[(*n)++] = segment(s->at.addr + 101, cut);
     data[(*n)++] = segment(s->at.addr + 101 + cut, len - cut);
     in[n_in++] = segment(s->at.addr + SLOT_LEN - 1, 1);
-    assert_true(ring_add(&t->driver.rings[q], out, n_out, in, n_in, s, rand() % 2) >= 0);
+    assert_true(ring_add(&t->driver.rings[q], out, n_out, in, n_in, s, rand() % 2 && t->indirect) >= 0);
     driver_kick_if_needed(&t->driver, (uint16_t)q);
 }
 

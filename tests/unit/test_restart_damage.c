@@ -190,6 +190,25 @@ static void test_sacrificed(void **state)
     clear(&scene);
 }
 
+/* What a dead worker had in hand is not its successor's fault, as long as that did not touch it. */
+static void test_not_in_hand(void **state)
+{
+    struct device_state *kept;
+    struct scene scene;
+    size_t len;
+
+    (void)state;
+    set(&scene, 0);
+    kept = machine_pictured_state(scene.m, &len);
+    kept->serving |= 1;
+    kept->queues[0].serving = 1;
+    machine_succeed(scene.m, false);
+    assert_false(state_access_open(scene.m->state->serving));
+    assert_int_equal(scene.m->state->queues[0].serving, 0);
+    assert_int_equal(complete_all(&scene), BUFFERS);
+    clear(&scene);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -198,6 +217,7 @@ int main(void)
         cmocka_unit_test(test_row_29_packed),
         cmocka_unit_test(test_row_29_rubbish),
         cmocka_unit_test(test_sacrificed),
+        cmocka_unit_test(test_not_in_hand),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,9 +3,11 @@
  * xen/ioreq.c against a model of Xen and of the kernel's devices: the order of its operations, taking
  * over from a process that died at any of them, and what would crash the machine or the guest:
  *  - a server enabled whose page was never mapped (Xen panics at the guest's next access);
- *  - a server destroyed, ever (a waiting vCPU hangs, and an event for it panics Xen);
+ *  - a server destroyed that was ever enabled (a waiting vCPU hangs, and an event for it panics Xen);
  *  - a slot's state that goes back (Xen crashes the guest);
- *  - a request that is not answered (the vCPU hangs).
+ *  - a request that is not answered (the vCPU hangs);
+ *  - a page that is not mapped, in foreign memory, taken for one that is (a system call on it crashes
+ *    dom0's kernel).
  */
 #include "unit.h"
 
@@ -15,6 +17,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../../xen/hypervisor_internal.h"
 
@@ -29,10 +32,11 @@
 #define SERVERS 8u
 #define VCPUS 3u
 #define RANGES 8u
+#define FRAMES 8u
 #define OTHERS 2u /* the id of another device model's server */
 
 struct server {
-    bool exists, mapped, enabled, foreign;
+    bool exists, mapped, enabled, foreign, was_enabled;
     struct {
         uint32_t type;
         uint64_t first, last;
@@ -47,6 +51,8 @@ static struct {
     unsigned notified[VCPUS];
     unsigned still_dying;       /* so many binds fail, yet */
     unsigned calls, die_after;  /* 0: immortal */
+    bool ram;                   /* what is mapped of privcmd is foreign memory, not a server's page */
+    int frame_error[FRAMES], map_error;
     jmp_buf death;
 } world;
 
@@ -135,10 +141,16 @@ static int dm_op(struct xen_dm_op *op)
         if (op->u.set_ioreq_server_state.enabled && !server->mapped)
             fail_msg("enabled before its page was mapped: Xen panics");
         server->enabled = op->u.set_ioreq_server_state.enabled != 0;
+        server->was_enabled |= server->enabled;
         return 0;
     case XEN_DMOP_destroy_ioreq_server:
-        fail_msg("destroyed: a waiting vCPU hangs, an event panics Xen");
-        break;
+        server = server_of(op->u.destroy_ioreq_server.id);
+        assert_non_null(server);
+        if (server->foreign || server->was_enabled)
+            fail_msg("destroyed: a waiting vCPU hangs, an event panics Xen");
+        free(server->slots);
+        memset(server, 0, sizeof(*server));
+        return 0;
     }
     return fail_with(EOPNOTSUPP);
 }
@@ -156,6 +168,19 @@ static int bind_port(const struct ioctl_evtchn_bind_interdomain *bind)
         return fail_with(EINVAL);
     world.bound[vcpu] = true;
     return 100 + (int)vcpu;
+}
+
+static int map_batch(const struct privcmd_mmapbatch_v2 *batch)
+{
+    bool holes = false;
+
+    if (world.map_error != 0)
+        return fail_with(world.map_error);
+    for (unsigned i = 0; i < batch->num; i++) {
+        batch->err[i] = world.frame_error[batch->arr[i] % FRAMES];
+        holes |= batch->err[i] != 0;
+    }
+    return holes ? fail_with(ENOENT) : 0;
 }
 
 int __wrap_ioctl(int fd, unsigned long request, void *arg);
@@ -177,6 +202,8 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
         assert_int_equal(resource->num, 1);
         assert_int_equal(resource->idx, 1);
         server->mapped = true;
+    } else if (request == IOCTL_PRIVCMD_MMAPBATCH_V2) {
+        ret = map_batch(arg);
     } else if (request == IOCTL_EVTCHN_BIND_INTERDOMAIN) {
         assert_int_equal(fd, EVTCHN);
         ret = bind_port(arg);
@@ -189,10 +216,10 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
     return ret;
 }
 
-/* The page of the server that is being opened: there is one of ours at most. */
+/* The page of the server that is being opened: the last one that was made. */
 static void *our_page(void)
 {
-    for (unsigned id = 0; id < SERVERS; id++)
+    for (unsigned id = SERVERS; id-- > 0;)
         if (world.servers[id].exists && !world.servers[id].foreign)
             return world.servers[id].slots;
     return MAP_FAILED;
@@ -202,7 +229,11 @@ void *__real_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offse
 void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset);
 void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset)
 {
-    return fd == PRIVCMD ? our_page() : __real_mmap(at, len, prot, flags, fd, offset);
+    if (fd != PRIVCMD)
+        return __real_mmap(at, len, prot, flags, fd, offset);
+    if (world.ram)
+        return __real_mmap(at, len, prot, (flags & MAP_FIXED) | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return our_page();
 }
 
 int __real_munmap(void *at, size_t len);
@@ -221,11 +252,17 @@ static void begin(void)
         world.servers[i].exists = world.servers[i].foreign = true;
 }
 
+static bool precedence; /* of the next one */
+
 static int open_as(struct xen_hypervisor *xen)
 {
     char error[256] = "";
 
-    *xen = (struct xen_hypervisor){.domid = 7, .privcmd = PRIVCMD, .evtchn = EVTCHN, .n_vcpus = VCPUS};
+    *xen = (struct xen_hypervisor){.domid = 7,
+                                   .privcmd = PRIVCMD,
+                                   .evtchn = EVTCHN,
+                                   .n_vcpus = VCPUS,
+                                   .precedence = precedence};
     return xen_ioreq_open(xen, error, sizeof(error));
 }
 
@@ -286,13 +323,76 @@ static void test_adopted_at_every_point(void **state)
         for (unsigned i = 0; i < VCPUS; i++)
             assert_true(world.bound[i]);
         /* Not two of them, unless it died in the one moment before it was marked. */
-        assert_true(xen.server <= OTHERS + 1);
+        if (precedence)
+            assert_true(xen.server >= SERVERS / 2);
+        else
+            assert_true(xen.server <= OTHERS + 1);
         bury(0);
         assert_int_equal(open_as(&xen), 0);
         for (unsigned i = 0; i < VCPUS; i++)
             assert_int_equal(world.notified[i], 1);
     }
     assert_true(point > 10);
+}
+
+/* As in dom0: servers are made for a moment that are not to stay. */
+static void test_adopted_with_precedence(void **state)
+{
+    precedence = true;
+    test_adopted_at_every_point(state);
+    precedence = false;
+}
+
+static bool is_accessible(const void *at)
+{
+    int ends[2];
+    bool yes;
+
+    assert_int_equal(pipe(ends), 0);
+    yes = write(ends[1], at, 1) == 1;
+    close(ends[0]);
+    close(ends[1]);
+    return yes;
+}
+
+/* Whoever maps is told of each page that is not there; without any, nothing is left that looks so. */
+static void test_foreign_pages(void **state)
+{
+    struct xen_hypervisor xen = {.domid = 7, .privcmd = PRIVCMD, .evtchn = EVTCHN};
+    size_t len = FRAMES * GUEST_PAGE_SIZE;
+    int err[FRAMES];
+    uint8_t *at;
+
+    (void)state;
+    begin();
+    world.ram = true;
+    at = __real_mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(at, MAP_FAILED);
+    world.frame_error[2] = -EINVAL;
+    world.frame_error[5] = -ENOENT;
+    memset(err, 0x55, sizeof(err));
+    assert_int_equal(xen_map_ram(&xen.hv, FRAMES, FRAMES, at, err), 0);
+    assert_memory_equal(err, world.frame_error, sizeof(err));
+    assert_true(is_accessible(at));
+    xen_unmap_ram(&xen.hv, at, FRAMES);
+    assert_false(is_accessible(at));
+    assert_int_equal(xen_probe_ram(&xen.hv, 2), -EINVAL);
+    assert_int_equal(xen_probe_ram(&xen.hv, 3), 0);
+
+    for (unsigned i = 0; i < FRAMES; i++)
+        world.frame_error[i] = -EINVAL;
+    assert_int_equal(xen_map_ram(&xen.hv, 0, FRAMES, at, err), -EINVAL);
+    assert_false(is_accessible(at));
+    /* Out of memory for page tables, Linux hands back frame numbers: nothing is known of any page. */
+    memset(world.frame_error, 0, sizeof(world.frame_error));
+    world.frame_error[3] = 77;
+    assert_int_equal(xen_map_ram(&xen.hv, 0, FRAMES, at, err), -ENOMEM);
+    assert_false(is_accessible(at));
+    memset(world.frame_error, 0, sizeof(world.frame_error));
+    world.map_error = EFAULT;
+    assert_int_equal(xen_map_ram(&xen.hv, 0, FRAMES, at, err), -EFAULT);
+    assert_false(is_accessible(at));
+    assert_int_equal(__real_munmap(at, len), 0);
 }
 
 static void test_requests_of_the_dead(void **state)
@@ -328,6 +428,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_created_in_order),
         cmocka_unit_test(test_adopted_at_every_point),
+        cmocka_unit_test(test_adopted_with_precedence),
+        cmocka_unit_test(test_foreign_pages),
         cmocka_unit_test(test_requests_of_the_dead),
     };
 

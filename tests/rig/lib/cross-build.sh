@@ -1,17 +1,18 @@
 # shellcheck shell=bash
 # viod for Arm64 from this checkout, as an install tree.
 
-# cross_build TREE [SUFFIX]: adds to TREE what `cmake --install` puts on a system; nothing if this checkout
-# has no viod. SUFFIX goes behind the version. Quiet unless it fails.
+# cross_build TREE [CMAKE-OPTION…]: adds to TREE what `cmake --install` puts on a system; nothing if
+# this checkout has no viod. Quiet unless it fails.
 cross_build() {
-    local tree=$1 suffix=${2:-}
+    local tree=$1
+    shift
     if [[ ! -e $CHECKOUT/CMakeLists.txt ]]; then
         note "this checkout has no CMakeLists.txt: booting without viod"
         return 0
     fi
     local key dir sysroot
     sysroot=$(artifact sysroot)
-    key=$(sha256sum <<<"$CHECKOUT $sysroot$suffix")
+    key=$(sha256sum <<<"$CHECKOUT $sysroot${*:+ $*}")
     dir=$CACHE/builds/arm64-${key:0:16}
     mkdir -p "$dir" "$CACHE/logs"
     host_packages clang lld cmake ninja-build pkg-config
@@ -24,7 +25,7 @@ cross_build() {
             cmake -S "$CHECKOUT" -B "$dir" -G Ninja --toolchain "$RIG/arm64-toolchain.cmake" \
                 -DVIOD_SYSROOT="$sysroot" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
                 -DCMAKE_INSTALL_PREFIX=/usr -DCMAKE_INSTALL_LIBDIR=lib/aarch64-linux-gnu \
-                -DVIOD_VERSION_SUFFIX="$suffix" -DBUILD_TESTING=OFF
+                -DBUILD_TESTING=OFF "$@"
         fi &&
             cmake --build "$dir" &&
             DESTDIR=$tree cmake --install "$dir" --strip
@@ -38,6 +39,6 @@ cross_build() {
 cross_build_other() {
     local other
     other=$(mktemp -d)
-    cross_build "$other" +other && install -D "$other/usr/sbin/viod" "$1/usr/sbin/viod-other"
+    cross_build "$other" -DVIOD_VERSION_SUFFIX=+other && install -D "$other/usr/sbin/viod" "$1/usr/sbin/viod-other"
     rm -rf "$other"
 }
