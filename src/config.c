@@ -429,37 +429,19 @@ uint64_t config_values_uint(const struct config_value *values, size_t n, const c
     return value;
 }
 
-const char *config_default(const struct config_key *key, bool grants)
-{
-    return grants && key->grants_default ? key->grants_default : key->default_value;
-}
-
 const char *device_config_string(const struct device_config *config, const char *key)
 {
-    for (size_t i = 0; i < config->n_values; i++)
-        if (!config->values[i].value && !strcmp(config->values[i].key->name, key))
-            return config_default(config->values[i].key, config->grant_usage);
     return config_values_string(config->values, config->n_values, key);
 }
 
 bool device_config_bool(const struct device_config *config, const char *key)
 {
-    const char *text = device_config_string(config, key);
-    bool value = false;
-
-    if (text)
-        parse_bool(text, &value);
-    return value;
+    return config_values_bool(config->values, config->n_values, key);
 }
 
 uint64_t device_config_uint(const struct device_config *config, const char *key)
 {
-    const char *text = device_config_string(config, key);
-    uint64_t value = 0;
-
-    if (text)
-        parse_uint(text, &value);
-    return value;
+    return config_values_uint(config->values, config->n_values, key);
 }
 
 /* ---- a guest's file ---- */

@@ -23,7 +23,6 @@ struct config_key {
     const char *name;
     enum key_type type;
     const char *default_value; /* NULL: none; then the key is required if `required` */
-    const char *grants_default; /* for devices with grant_usage=1; NULL: the same */
     bool required;
     uint64_t min, max;         /* KEY_UINT; KEY_STRING: at most max bytes (0: CONFIG_VALUE_MAX) */
     const char *choices;       /* KEY_CHOICE: "none writeback"; KEY_UINT: the only numbers allowed */
@@ -146,8 +145,6 @@ const struct device_type *device_type_by_name(const char *name);
 const char *virtio_device_title(uint16_t virtio_id);
 extern const struct config_key daemon_keys[]; /* of viod.conf's [viod]; ends with name NULL */
 
-/* Of a key that is not set; NULL: none. */
-const char *config_default(const struct config_key *key, bool grants);
 /* Values by name; a key that the type does not declare is a programmer's error. */
 const char *device_config_string(const struct device_config *config, const char *key);
 bool device_config_bool(const struct device_config *config, const char *key);

@@ -47,16 +47,13 @@ static const struct config_key block_keys[] = {
      .help = "what the guest discards is given back to the host"},
     {.name = "queues", .type = KEY_UINT, .default_value = "0", .min = 0, .max = 16,
      .help = "request queues; 0 = one for each vCPU"},
-    /* With grants each page of a request takes an entry: there are no indirect tables. */
-    {.name = "queue-size", .type = KEY_UINT, .default_value = "256", .grants_default = "1024",
-     .min = 8, .max = 1024, .choices = "8 16 32 64 128 256 512 1024",
-     .help = "entries of each queue"},
+    {.name = "queue-size", .type = KEY_UINT, .default_value = "256", .min = 8, .max = 1024,
+     .choices = "8 16 32 64 128 256 512 1024", .help = "entries of each queue"},
     {.name = "serial", .type = KEY_STRING, .max = 20,
      .help = "serial number that the guest sees"},
     {.name = "logical-block-size", .type = KEY_UINT, .default_value = "0", .min = 0, .max = 4096,
      .choices = "0 512 4096", .help = "sector size in bytes that the guest sees; 0 = the image's"},
-    /* With grants, each table of a request would have to be granted and copied, before the header is. */
-    RING_KEYS_WITH("no"),
+    RING_KEYS,
     {.name = NULL},
 };
 

@@ -8,16 +8,12 @@
 /* clang-format off */
 
 /* Every virtio device has rings: what is offered to the driver, and how grants are reached. */
-#define RING_KEYS RING_KEYS_WITH(NULL)
-
-/* grants_indirect: whether indirect tables are offered where the driver grants its memory. */
-#define RING_KEYS_WITH(grants_indirect)                                                            \
+#define RING_KEYS                                                                                  \
     {.name = "packed", .type = KEY_BOOL, .default_value = "no",                                    \
      .help = "offer packed rings"},                                                                \
     {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes",                                \
      .help = "offer the ring option that saves notifications"},                                    \
     {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
-     .grants_default = (grants_indirect),                                                          \
      .help = "offer indirect descriptors"},                                                        \
     {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
      .help = "offer to use buffers in the order in which they were made available"},               \

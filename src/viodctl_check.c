@@ -146,10 +146,10 @@ static void check_image(struct check *check, const struct device_config *config,
 
 /* ---- settings ---- */
 
-static void value_text(const struct check *check, const struct config_value *value, bool grants,
-                       char *out, size_t out_len)
+static void value_text(const struct check *check, const struct config_value *value, char *out,
+                       size_t out_len)
 {
-    const char *text = value->value ? value->value : config_default(value->key, grants);
+    const char *text = value->value ? value->value : value->key->default_value;
     const char *name = value->key->name;
 
     if (!strcmp(name, "queues") && !strcmp(text, "0"))
@@ -180,7 +180,7 @@ static void print_values(const struct check *check, const struct config_value *v
             (!set && (!value->key->default_value ||
                       (!grants && !strncmp(value->key->name, "grant-", 6)))))
             continue;
-        value_text(check, value, grants, text, sizeof(text));
+        value_text(check, value, text, sizeof(text));
         len = strlen(text) + 1;
         if (column == 0 || column + len > LINE_WIDTH) {
             fputs(column == 0 ? title : "\n            ", check->out);

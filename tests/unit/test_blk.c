@@ -554,8 +554,7 @@ static void what_is_offered(void **state)
                      always | BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES) |
                          BIT(VIRTIO_BLK_F_SECURE_ERASE));
     assert_int_equal(CONFIG(&t, capacity), SECTORS);
-    assert_int_equal(CONFIG(&t, seg_max), t.config.grant_usage ? 1022 : 254);
-    assert_int_equal((driver_offered(t.m) & F_INDIRECT) == 0, t.config.grant_usage);
+    assert_int_equal(CONFIG(&t, seg_max), 254);
     assert_int_equal(CONFIG(&t, size_max), 1 << 20);
     assert_int_equal(CONFIG(&t, blk_size), 512);
     assert_int_equal(CONFIG(&t, physical_block_exp), 3);
@@ -947,13 +946,12 @@ static unsigned split(struct segment *to, gpa_t base, uint32_t n, uint32_t piece
 
 static void row_09_split_header(void **state)
 {
-    static const struct set_up how = {.presets = {"indirect=yes"}};
     struct segment out[80], in[80];
     struct test t;
     unsigned n;
 
     (void)state;
-    start(&t, &how);
+    start(&t, NULL);
     /* A read: the header in two pieces at each point, and in single bytes from each point on. */
     for (uint32_t at = 0; at <= 16; at++) {
         write_header(&t, VIRTIO_BLK_T_IN, at);
