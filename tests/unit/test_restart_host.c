@@ -283,6 +283,16 @@ static void test_no_file(void **state)
 
 static unsigned workers, sent;
 
+void device_opened(struct served_device *d)
+{
+    d->is_open = true;
+}
+
+bool takeover_orphan_ended(struct guest *g)
+{
+    return g->orphan_fd < 0;
+}
+
 int guest_start_worker(struct supervisor *s, struct guest *g)
 {
     (void)s;
@@ -331,7 +341,7 @@ static void test_starts_meanwhile(void **state)
     (void)state;
     workers = sent = 0;
     memset(&g, 0, sizeof(g));
-    g.socket = g.stats_fd = g.state_fd = -1;
+    g.socket = g.stats_fd = g.state_fd = g.orphan_fd = -1;
     g.pid = -1;
     g.state = WORKER_RUNNING;
     strcpy(g.identity.run_dir, folder);
@@ -341,7 +351,7 @@ static void test_starts_meanwhile(void **state)
 
         path_of(i == 0 ? "image0" : "image1", path[i], sizeof(path[i]));
         make_image(path[i]);
-        d->used = d->has_slot = true;
+        d->used = d->has_slot = d->is_open = true;
         d->slot = i;
         d->node.virtio_id = BLK;
         d->state = SERVED_READY;
