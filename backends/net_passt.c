@@ -25,11 +25,10 @@
 #define SOCKET_BUFFER (1 << 20)
 
 struct net_passt {
-    struct event_loop *loop;
-    int frames;                 /* towards the device */
-    struct loop_fd from_device;
+    struct stream_fd device;    /* frames, towards the device */
     struct stream_fd host;      /* towards passt */
     unsigned watched;           /* descriptors that the loop has not let go of */
+    bool full;                  /* the device takes no frame now: passt waits */
     bool closing, dying;
     size_t in_len, out_len, out_done;
     uint8_t in[IN_LEN];
@@ -38,18 +37,13 @@ struct net_passt {
 
 static void finish_closing(struct net_passt *p)
 {
-    if (p->watched > 0)
-        return;
-    if (p->frames >= 0)
-        close(p->frames);
-    p->frames = -1;
-    if (p->dying)
+    if (p->watched == 0 && p->dying)
         free(p);
 }
 
-static void from_device_removed(struct loop_fd *fd)
+static void device_closed(struct stream_fd *fd)
 {
-    struct net_passt *p = container_of(fd, struct net_passt, from_device);
+    struct net_passt *p = container_of(fd, struct net_passt, device);
 
     p->watched--;
     finish_closing(p);
@@ -70,7 +64,7 @@ static void close_relay(struct net_passt *p)
         return;
     p->closing = true;
     p->watched++; /* not before both are removed */
-    loop_remove_fd(&p->from_device);
+    stream_fd_close(&p->device);
     stream_fd_close(&p->host);
     p->watched--;
     finish_closing(p);
@@ -110,9 +104,9 @@ static void host_writable(struct stream_fd *fd)
     (void)flush_out(container_of(fd, struct net_passt, host));
 }
 
-static void from_device_ready(struct loop_fd *fd)
+static void device_readable(struct stream_fd *fd)
 {
-    struct net_passt *p = container_of(fd, struct net_passt, from_device);
+    struct net_passt *p = container_of(fd, struct net_passt, device);
     static uint8_t dropped[HEADER_LEN + FRAME_MAX]; /* written, never read */
 
     for (int i = 0; i < FRAMES_PER_TURN && !p->closing; i++) {
@@ -123,9 +117,9 @@ static void from_device_ready(struct loop_fd *fd)
 
         if (p->closing)
             return;
-        len = room ? readv(p->frames, iov, 2) : read(p->frames, dropped, sizeof(dropped));
+        len = room ? readv(fd->fd, iov, 2) : read(fd->fd, dropped, sizeof(dropped));
         if (len < 0 && (errno == EAGAIN || errno == EINTR))
-            return;
+            break;
         if (len <= 0) {
             close_relay(p);
             return;
@@ -139,9 +133,14 @@ static void from_device_ready(struct loop_fd *fd)
     }
     if (!p->closing)
         (void)flush_out(p);
+    if (!p->closing)
+        stream_fd_want_read(fd);
 }
 
-/* False: what came is no frame. */
+/*
+ * False: what came is no frame. One that the device has no room for stays, and passt waits: it knows what
+ * it could not send and goes on there, while a lost frame costs it, and a connection, seconds.
+ */
 static bool pass_frames(struct net_passt *p)
 {
     static const uint8_t header[HEADER_LEN];
@@ -159,13 +158,30 @@ static bool pass_frames(struct net_passt *p)
         if (p->in_len - at - 4 < len)
             break;
         iov[1].iov_len = len;
-        if (!send_all(p->frames, iov, 2, &sent)) /* a full one drops the frame */
+        if (!send_all(p->device.fd, iov, 2, &sent))
             return false;
+        if (sent < 0 && errno == EAGAIN) {
+            p->full = true;
+            break;
+        }
         at += 4 + len;
     }
     memmove(p->in, p->in + at, p->in_len - at);
     p->in_len -= at;
     return true;
+}
+
+static void device_writable(struct stream_fd *fd)
+{
+    struct net_passt *p = container_of(fd, struct net_passt, device);
+
+    p->full = false;
+    if (!pass_frames(p))
+        close_relay(p);
+    else if (p->full)
+        stream_fd_want_write(fd);
+    else
+        stream_fd_want_read(&p->host);
 }
 
 static void host_readable(struct stream_fd *fd)
@@ -180,7 +196,10 @@ static void host_readable(struct stream_fd *fd)
             return;
         }
     }
-    stream_fd_want_read(fd);
+    if (p->full)
+        stream_fd_want_write(&p->device);
+    else
+        stream_fd_want_read(fd);
 }
 
 int net_passt_create(struct event_loop *loop, int frames, int stream, struct net_passt **out)
@@ -189,17 +208,16 @@ int net_passt_create(struct event_loop *loop, int frames, int stream, struct net
 
     if (p == NULL)
         return -ENOMEM;
-    p->loop = loop;
-    p->frames = frames;
-    p->from_device.fd = frames;
-    p->from_device.ready = from_device_ready;
-    p->from_device.removed = from_device_removed;
+    p->device.readable = device_readable;
+    p->device.writable = device_writable;
+    p->device.closed = device_closed;
     p->host.readable = host_readable;
     p->host.writable = host_writable;
     p->host.closed = host_closed;
     p->watched = 2;
-    loop_add_fd(loop, &p->from_device);
+    stream_fd_open(&p->device, loop, frames);
     stream_fd_open(&p->host, loop, stream);
+    stream_fd_want_read(&p->device);
     stream_fd_want_read(&p->host);
     *out = p;
     return 0;

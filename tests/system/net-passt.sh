@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# shellcheck disable=SC2016,SC2154  # the guest's shell expands; $job comes from nguest_job
+# shellcheck disable=SC2016,SC2034,SC2154  # wait_for expands; the guest's shell expands; $job comes from nguest_job
 # checks: a guest behind passt gets an address and a file, and survives its end
 # files: common.bash net.bash
 # timeout: 1500
@@ -39,13 +39,21 @@ mkdir -p /tmp/www && head -c 8M /dev/urandom >/tmp/www/file
 sum=$(md5sum </tmp/www/file)
 socat -U TCP-LISTEN:8000,bind=127.0.0.1,reuseaddr,fork OPEN:/tmp/www/file,rdonly &
 check "8 MiB from dom0" same "$(nguest g1 'socat -u TCP:192.0.2.1:8000 STDOUT | md5sum')" "$sum"
-kill "$passt"
+# It is killed under load.
+socat -U TCP-LISTEN:8001,bind=127.0.0.1,reuseaddr,fork OPEN:/dev/zero,rdonly &
+before=$(number g1 .rx.bytes)
+nguest_job g1 'timeout 60 socat -u TCP:192.0.2.1:8001 OPEN:/dev/null; true'
+load=$job
+must "there is load" wait_for "$LONG" '[[ $(number g1 .rx.bytes) -gt $((before + 3000000)) ]]'
+kill -9 "$passt"
 carrier() { nguest g1 'cat /sys/class/net/$(nic)/carrier'; }
 check "without passt there is no link" wait_for "$LONG" '[[ $(carrier) == 0 ]]'
 sleep 3
 check "the log says so once" same "$(grep -c 'net0: its interface is gone' "$VIOD_LOG")" 1
+wait "$passt" 2>/dev/null
 start_passt
 check "with it there is" wait_for "$LONG" '[[ $(carrier) == 1 ]]'
 check "8 MiB again" same "$(nguest g1 'socat -u TCP:192.0.2.1:8000 STDOUT | md5sum')" "$sum"
+check_job "the load came to its end" "$load"
 check "nothing broke" no_errors
 finish
