@@ -3,6 +3,7 @@
 #ifndef VIOD_SUPERVISOR_INTERNAL_H
 #define VIOD_SUPERVISOR_INTERNAL_H
 
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "config.h"
@@ -242,5 +243,19 @@ void control_expire(struct supervisor *s, int64_t now);
 /* supervisor_uevent.c: grown block devices. */
 int uevent_open(void);
 void uevent_read(struct supervisor *s);
+
+/* supervisor_show.c */
+/* What a client asked for: its answer goes to `out`, or why there is none to `error`. */
+struct answer {
+    FILE *out;
+    bool json;
+    char error[CONFIG_ERROR_LEN];
+};
+/* "ready" */
+const char *show_state(enum served_state state);
+void show_list(struct supervisor *s, struct answer *a);
+/* words: "show" and, perhaps, a domain and a device; the same of "stats". */
+void show_guest(struct supervisor *s, struct answer *a, char *const *words, int n);
+void show_stats(struct supervisor *s, struct answer *a, char *const *words, int n);
 
 #endif

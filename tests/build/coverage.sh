@@ -7,8 +7,8 @@ source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$source_dir/tests/build/build-tree.sh"
 
 least=90
-must=(src/virtqueue.c src/virtqueue_grants.c src/virtqueue_split.c src/virtqueue_packed.c
-    src/virtio_mmio.c)
+must=(src/virtqueue.c src/virtqueue_chain.c src/virtqueue_grants.c src/virtqueue_split.c
+    src/virtqueue_packed.c src/virtio_mmio.c)
 report=("${must[@]}" src/virtio_device.c src/guest_memory.c src/grant_memory.c src/event_loop.c src/log.c)
 
 build=$(build_tree coverage)
