@@ -29,7 +29,7 @@ threads() { grep -Lx 'iou-.*' /proc/"$1"/task/*/comm | wc -l; }
 cpus_of() { sed -n 's/^Cpus_allowed_list:\s*//p' /proc/"$1"/task/*/status | sort -u; }
 # settings LINE…: a guest with three disks under these.
 settings() {
-    local name pid
+    local name
     printf '%s\n' '[viod]' "$@" >"$main"
     must "$*: viod starts" start_viod
     domu_create g1 vcpus=2 "virtio=$(blk_devices 3)" || give_up "xl create"
