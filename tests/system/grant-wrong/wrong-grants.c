@@ -36,7 +36,7 @@ static unsigned backend, failures, checks;
 
 static void die(const char *what)
 {
-    fprintf(stderr, "%s: %s\n", what, strerror(errno));
+    fprintf(stderr, "after %u checks: %s: %s\n", checks, what, strerror(errno));
     exit(2);
 }
 
@@ -194,10 +194,10 @@ static void offer(uint32_t type, uint64_t header_at, uint64_t data_at, uint64_t 
     set(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
 }
 
-/* Until it is used or the device needs a reset, for minutes; true: it was used. */
+/* Until it is used or the device needs a reset, for half a minute; true: it was used. */
 static bool await(void)
 {
-    for (unsigned i = 0; i < 300000; i++) {
+    for (unsigned i = 0; i < 30000; i++) {
         if (__atomic_load_n(&used->idx, __ATOMIC_ACQUIRE) != seen) {
             seen++;
             return true;
