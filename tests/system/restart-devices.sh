@@ -32,7 +32,9 @@ index=$(<"/sys/class/net/$tap/ifindex")
 head -c 2000000 /dev/urandom >/tmp/data
 sum=$(md5sum </tmp/data | cut -d' ' -f1)
 socat TCP-LISTEN:7000,fork,reuseaddr OPEN:/tmp/data &
-socat -u TCP-LISTEN:7001,fork,reuseaddr SYSTEM:'md5sum >>/tmp/sums' &
+# dom0 has no /bin/sh.
+printf '%s\n' '#!/bin/bash' 'md5sum >>/tmp/sums' >/tmp/sum && chmod +x /tmp/sum
+socat -u TCP-LISTEN:7001,fork,reuseaddr EXEC:/tmp/sum &
 nguest_job g1 'n=0; until [[ -e /tmp/stop ]]; do
     socat -u TCP:10.0.0.1:7000 - >/tmp/data || exit 1
     [[ $(md5sum </tmp/data | cut -d" " -f1) == '"$sum"' ]] || { echo "another sum"; exit 1; }
