@@ -171,10 +171,14 @@ domu_shutdown() {
 
 # domu_reboot NAME [SECONDS]: reboots it from inside and waits till the new one takes jobs.
 domu_reboot() {
-    local old
+    local old sender status=0
     old=$(domu_id "$1")
-    rig-exec -t 20 "$1" <<<reboot >/dev/null 2>&1
-    wait_for "${2:-120}" "new=\$(xl domid $1 2>/dev/null) && [[ \$new -ne $old ]]" && domu_ready "$1" "${2:-180}"
+    rig-exec -t 20 "$1" <<<reboot >/dev/null 2>&1 & # nobody will say that it was done
+    sender=$!
+    wait_for "${2:-120}" "new=\$(xl domid $1 2>/dev/null) && [[ \$new -ne $old ]]" && domu_ready "$1" "${2:-180}" || status=$?
+    kill "$sender" 2>/dev/null
+    wait "$sender" 2>/dev/null
+    return "$status"
 }
 
 # A domU's kernel panic ends the whole run, unless the script says that it expects one.
