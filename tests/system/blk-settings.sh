@@ -48,7 +48,8 @@ end() {
 for poll in 0 2000; do
     for io_threads in 0 1 3; do
         settings "poll-max-us = $poll" "iothreads = $io_threads"
-        check "it has as many I/O threads" same "$(threads "$pid")" $((io_threads + 1))
+        # Beside the one that answers accesses, and the one that discards.
+        check "it has as many I/O threads" same "$(threads "$pid")" $((io_threads + 2))
         [[ $poll != 0 ]] || check "it does not poll" same "$(show g1 '.poll_hits + .poll_misses')" 0
         end
     done
