@@ -100,7 +100,7 @@ run_test() {
             ;;
         fuzz/*)
             # New finds go to a copy: a test changes nothing in the checkout. What broke something stays.
-            local corpus seconds=${FUZZ_SECONDS:-15}
+            local corpus seconds=${FUZZ_SECONDS:-8}
             corpus=$(mktemp -d)
             [[ ! -d $TESTS/fuzz/corpus/${name#*/} ]] || cp -r "$TESTS/fuzz/corpus/${name#*/}/." "$corpus"
             local status=0

@@ -46,7 +46,7 @@ end() {
     must "viod stops" stop_viod
 }
 for poll in 0 2000; do
-    for io_threads in 0 1 3; do
+    for io_threads in 0 2; do
         settings "poll-max-us = $poll" "iothreads = $io_threads"
         # Beside the one that answers accesses, and the one that discards.
         check "it has as many I/O threads" same "$(threads "$pid")" $((io_threads + 2))

@@ -4,7 +4,7 @@
 # files: common.bash
 # timeout: 2400
 . ./common.bash
-KILLS=${KILLS:-10}
+KILLS=${KILLS:-6}
 
 for name in split packed granted gone new; do
     new_image $name 32 >/dev/null

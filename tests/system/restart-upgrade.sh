@@ -5,7 +5,7 @@
 # files: common.bash
 # timeout: 2400
 . ./common.bash
-UPGRADES=${UPGRADES:-10}
+UPGRADES=${UPGRADES:-6}
 
 for name in split packed; do
     new_image $name 32 >/dev/null

@@ -5,7 +5,7 @@
 # files: common.bash
 # timeout: 2400
 . ./common.bash
-KILLS=${KILLS:-40}
+KILLS=${KILLS:-20}
 shopt -s extglob
 
 # --- a guest with two disks, one of them with grants ---------------------------------------
