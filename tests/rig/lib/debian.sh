@@ -50,13 +50,22 @@ EOF
 }
 
 # debian_source NAME: downloads the tarballs of source package NAME into the current folder.
-# (Not by `apt-get source`, which wants the .dsc too, and mirrors may lack that.)
+# (Not by `apt-get source`, which wants the .dsc too, and mirrors may lack that.) Where the mirror lists
+# them and does not have them, those in $CACHE/sources serve: NAME_*.orig.tar.* and NAME_*.debian.tar.*.
 debian_source() {
     local name=$1 config uri file hash
     config=$(debian_apt_config "$PWD/apt")
     while read -r uri file _ hash; do
         [[ $file != *.dsc ]] || continue
-        /usr/lib/apt/apt-helper download-file "${uri//\'/}" "$file" "$hash"
+        /usr/lib/apt/apt-helper download-file "${uri//\'/}" "$file" "$hash" || {
+            rm -f ./"$name"_*.tar.*
+            echo "the mirror lists ${uri//\'/} and does not have it; looking in $CACHE/sources" >&2
+            cp "$CACHE/sources/$name"_*.orig.tar.* "$CACHE/sources/$name"_*.debian.tar.* . || {
+                echo "either wait until the mirror has it, or put both tarballs of another version of Debian's $name there" >&2
+                return 1
+            }
+            return 0
+        }
     done < <(APT_CONFIG=$config apt-get source --only-source --download-only --print-uris "$name" | grep "^'")
 }
 
