@@ -28,6 +28,14 @@
 #define DEVICE_STATE_QUEUE_SIZE 1024u /* entries of a queue */
 #define DEVICE_STATE_OWN 16384u       /* bytes of the device type's own */
 
+/* Builds for the benchmark (VIOD_STATELESS) keep nothing of what changes with each request and access: by
+ * them it is measured what that costs. A constant, so that nothing is left of it in any build. */
+#ifdef VIOD_STATELESS
+#define STATE_KEPT false
+#else
+#define STATE_KEPT true
+#endif
+
 /* A request in flight, at its descriptor index (split) or buffer ID (packed). */
 struct state_request {
     /* STATE_TAKEN: the number that the request had when it was taken. 0: not in flight. */
@@ -192,10 +200,18 @@ static inline uint64_t state_in_hand(uint64_t taken) { return (uint32_t)taken | 
 
 /* STATE_ACCESS: odd while an access is being served, which may be the cause of the worker's death. */
 static inline bool state_access_open(uint64_t word) { return (word & 1) != 0; }
-static inline void state_access_begin(uint64_t *at) { state_store64(at, state_load64(at) | 1); }
+static inline void state_access_begin(uint64_t *at)
+{
+    if (STATE_KEPT)
+        state_store64(at, state_load64(at) | 1);
+}
 /* It was not served to its end, and will be served again. */
 static inline void state_access_drop(uint64_t *at) { state_store64(at, state_load64(at) & ~UINT64_C(1)); }
-static inline void state_access_end(uint64_t *at) { state_store64(at, (state_load64(at) | 1) + 1); }
+static inline void state_access_end(uint64_t *at)
+{
+    if (STATE_KEPT)
+        state_store64(at, (state_load64(at) | 1) + 1);
+}
 
 /* One step of the check over something longer. */
 static inline uint64_t state_hash(uint64_t hash, uint64_t value)

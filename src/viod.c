@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "device_state.h"
 #include "log.h"
 #include "supervisor.h"
 #include "worker.h"
@@ -85,6 +86,8 @@ int main(int argc, char **argv)
 #ifdef VIOD_FAULTS
     log_warning("this is a build for tests (VIOD_FAULTS): some requests of guests kill their worker");
 #endif
+    if (!STATE_KEPT)
+        log_warning("this is a build for the benchmark (VIOD_STATELESS): no worker can take over from another");
     if (check_state) {
         status = supervisor_can_take_over(&config) ? EXIT_SUCCESS : EXIT_FAILURE;
         if (status == EXIT_SUCCESS)

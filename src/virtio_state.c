@@ -64,6 +64,8 @@ void virtio_device_save(struct virtio_device *dev)
 {
     struct state_transport t;
 
+    if (!STATE_KEPT)
+        return;
     /* All of it, with what lies between its members: the check is over bytes. */
     memset(&t, 0, offsetof(struct state_transport, queues) + dev->n_queues * sizeof(t.queues[0]));
     t.device_id = dev->ops->id;

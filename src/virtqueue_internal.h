@@ -150,6 +150,16 @@ const struct state_descriptor *virtqueue_state_copies(const struct virtqueue *vq
 void virtqueue_state_put_back(struct virtqueue *vq, const struct chain *chain);
 void virtqueue_state_published(struct virtqueue *vq);
 
+static inline bool virtqueue_busy(const struct virtqueue *vq, uint16_t id)
+{
+    return (vq->busy[id / 64] >> (id % 64) & 1) != 0;
+}
+
+static inline void virtqueue_not_busy(struct virtqueue *vq, uint16_t id)
+{
+    vq->busy[id / 64] &= ~(UINT64_C(1) << (id % 64));
+}
+
 /* The ring has moved on by this chain. */
 static inline void virtqueue_state_position(struct virtqueue *vq)
 {
@@ -163,6 +173,8 @@ static inline void virtqueue_state_taken(struct virtqueue *vq, const struct chai
     struct state_request *request = &vq->state->requests[chain->id];
     uint64_t copies = 0;
 
+    if (!STATE_KEPT)
+        return;
     state_store64(&request->done, 0);
     if (vq->copied > 0) {
         copies = state_sealed(vq->free_copies[vq->n_free_copies - 1], vq->copies_hash, SALT_TAKEN);
@@ -176,6 +188,10 @@ static inline void virtqueue_state_taken(struct virtqueue *vq, const struct chai
 /* Before a used entry is written. */
 static inline void virtqueue_state_done(struct virtqueue *vq, const struct chain *chain)
 {
+    if (!STATE_KEPT) {
+        virtqueue_not_busy(vq, chain->id);
+        return;
+    }
     vq->batch[vq->unpublished] = chain->id;
     state_store64(&vq->state->requests[chain->id].done,
                   state_done(chain->written, ++vq->given, chain->part, chain->id));
@@ -194,11 +210,6 @@ static inline uint64_t load_table64(const uint8_t *at)
     for (unsigned i = 0; i < 8; i++)
         value |= (uint64_t)guest_load8(at + i) << (8 * i);
     return value;
-}
-
-static inline bool virtqueue_busy(const struct virtqueue *vq, uint16_t id)
-{
-    return (vq->busy[id / 64] >> (id % 64) & 1) != 0;
 }
 
 /* Adds a descriptor's buffer to the chain. 0, -EPROTO, -EAGAIN; -ENOBUFS: no block is free. */

@@ -50,7 +50,8 @@ void virtqueue_reset_state(struct virtqueue *vq)
 
 void virtqueue_set_serving(struct virtqueue *vq, bool serving)
 {
-    state_store64(&vq->state->serving, serving);
+    if (STATE_KEPT)
+        state_store64(&vq->state->serving, serving);
 }
 
 uint32_t chain_number(const struct chain *chain)
@@ -69,7 +70,7 @@ void chain_in_hand(const struct chain *chain)
 {
     struct virtqueue *vq = chain->vq;
 
-    if (chain->generation == vq->generation)
+    if (STATE_KEPT && chain->generation == vq->generation)
         state_store64(&vq->state->serving, state_in_hand(vq->state->requests[chain->id].taken));
 }
 
@@ -106,8 +107,11 @@ static uint64_t hash_copy(uint64_t hash, const struct state_descriptor *d)
 void virtqueue_state_copy(struct virtqueue *vq, const struct descriptor *d)
 {
     struct state_descriptor *copies = vq->state->descriptors;
-    uint16_t at = vq->free_copies[vq->n_free_copies - 1 - vq->copied];
+    uint16_t at;
 
+    if (!STATE_KEPT)
+        return;
+    at = vq->free_copies[vq->n_free_copies - 1 - vq->copied];
     copies[at] = (struct state_descriptor){.addr = d->addr, .len = d->len, .flags = d->flags};
     if (vq->copied == 0)
         vq->copies_hash = 0;
@@ -143,11 +147,15 @@ static void forget_request(struct virtqueue *vq, uint16_t id)
     if (vq->ring == &packed_ring_ops)
         free_copies(vq, id);
     state_store64(&vq->state->requests[id].taken, 0);
-    vq->busy[id / 64] &= ~(UINT64_C(1) << (id % 64));
+    virtqueue_not_busy(vq, id);
 }
 
 void virtqueue_state_put_back(struct virtqueue *vq, const struct chain *chain)
 {
+    if (!STATE_KEPT) {
+        virtqueue_not_busy(vq, chain->id);
+        return;
+    }
     /* The position goes first: the request behind it does not count, as before it was taken. */
     vq->taken--;
     virtqueue_state_position(vq);
@@ -156,6 +164,8 @@ void virtqueue_state_put_back(struct virtqueue *vq, const struct chain *chain)
 
 void virtqueue_state_published(struct virtqueue *vq)
 {
+    if (!STATE_KEPT)
+        return;
     state_store64(&vq->state->published,
                   state_position(vq->given, vq->ring->used_position(vq), SALT_PUBLISHED));
     for (unsigned i = 0; i < vq->unpublished; i++)

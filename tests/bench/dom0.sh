@@ -54,16 +54,17 @@ viod_settings() {
     viod_daemon_settings "$daemon"
 }
 
-# viod_daemon_settings LINES: starts viod anew if it does not run with these.
+# viod_daemon_settings LINES: starts viod, or viod_program, anew if it does not run with these.
 viod_daemon_settings() {
-    local main=/etc/viod/viod.conf wanted
+    local main=/etc/viod/viod.conf wanted program
     [[ -e /etc/viod/viod.conf.installed ]] || cp "$main" /etc/viod/viod.conf.installed
     wanted=$(cat /etc/viod/viod.conf.installed && printf '%s' "$1")
-    [[ $wanted != "$(<"$main")" ]] || return 0
+    program=$(type -P "${viod_program:-viod}")
+    [[ $wanted != "$(<"$main")" || ! $program -ef /proc/$(</run/viod-rig.pid)/exe ]] || return 0
     printf '%s\n' "$wanted" >"$main"
     kill "$(</run/viod-rig.pid)"
     wait_for 10 '! viodctl version >/dev/null 2>&1'
-    setsid viod --config "$main" >>/var/log/viod.log 2>&1 </dev/null &
+    setsid "$program" --config "$main" >>/var/log/viod.log 2>&1 </dev/null &
     echo $! >/run/viod-rig.pid
     wait_for 20 'viodctl version >/dev/null 2>&1'
 }
@@ -74,6 +75,7 @@ viod_pids() { viodctl --json show "$bench_guest" | jq .pid; }
 # backend_start LABEL
 backend_start() {
     unset -f start stop pids counters
+    unset viod_program
     # Those that a back end may leave out.
     pids() { :; }
     counters() { :; }

@@ -35,10 +35,11 @@ cross_build() {
     }
 }
 
-# cross_build_other TREE: adds /usr/sbin/viod-other, the same program with another version.
-cross_build_other() {
-    local other
+# cross_build_beside TREE NAME CMAKE-OPTION…: adds /usr/sbin/viod-NAME, the same program built otherwise.
+cross_build_beside() {
+    local tree=$1 name=$2 other
+    shift 2
     other=$(mktemp -d)
-    cross_build "$other" -DVIOD_VERSION_SUFFIX=+other && install -D "$other/usr/sbin/viod" "$1/usr/sbin/viod-other"
+    cross_build "$other" "$@" && install -D "$other/usr/sbin/viod" "$tree/usr/sbin/viod-$name"
     rm -rf "$other"
 }
