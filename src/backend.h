@@ -267,10 +267,16 @@ enum attach_kind {
     /*
      * To the worker: the port's number, a byte; back: nothing, it is done. Or with a position in the port's
      * output, eight bytes, little-endian, from which on it is to be shown, ATTACH_SCREEN for the last
-     * screenful; back: ATTACH_AT. Who counts what it gets can attach again to a worker's successor.
+     * screenful; back: ATTACH_TAKEN, then ATTACH_AT. Who counts what it gets can attach again to a worker's
+     * successor.
      */
     ATTACH_OPEN = 'o',
     ATTACH_AT = 'a',    /* back: the position of the first byte that follows, as above */
+    /*
+     * Back: how many bytes of this connection's data outlive the worker by now, modulo 2^32,
+     * little-endian. Beyond these, what is in the socket when a worker dies is lost with it.
+     */
+    ATTACH_TAKEN = 't',
     ATTACH_ERROR = 'e', /* back: why not, a text; the connection ends */
     ATTACH_DATA = 'd',  /* both ways */
     ATTACH_SIZE = 's',  /* to the worker: columns and rows, two bytes each, little-endian */

@@ -126,39 +126,55 @@ int device_state_create(const char *path, uint32_t domid)
 }
 
 /* A file that is shorter than it should be would kill whoever looks behind its end. */
-static int check_file(int fd, uint32_t domid)
+static int check_size(int fd)
 {
-    const struct state_header expected = header_for(domid);
-    struct state_header header;
     struct stat st;
 
     if (fstat(fd, &st) < 0)
         return -errno;
-    if (st.st_size != (off_t)sizeof(struct state_file) ||
-        pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) ||
-        memcmp(&header, &expected, sizeof(header)) != 0)
-        return -EPROTONOSUPPORT;
-    return 0;
+    return st.st_size == (off_t)sizeof(struct state_file) ? 0 : -EBADMSG;
 }
 
-int device_state_open(const char *path, uint32_t domid)
+static bool header_is_good(int fd, const struct state_header *expected)
+{
+    struct state_header header;
+
+    return pread(fd, &header, sizeof(header), 0) == (ssize_t)sizeof(header) &&
+           memcmp(&header, expected, sizeof(header)) == 0;
+}
+
+int device_state_open(const char *path)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW), ret;
 
     if (fd < 0)
         return -errno;
-    ret = check_file(fd, domid);
+    ret = check_size(fd);
     if (ret == 0)
         return fd;
     close(fd);
     return ret;
 }
 
+int device_state_repair(int fd, uint32_t domid)
+{
+    const struct state_header header = header_for(domid);
+
+    if (header_is_good(fd, &header))
+        return 0;
+    if (pwrite(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
+        return errno != 0 ? -errno : -EIO;
+    return 1;
+}
+
 int device_state_map(int fd, uint32_t domid, struct state_file **out)
 {
-    int ret = check_file(fd, domid);
+    const struct state_header header = header_for(domid);
+    int ret = check_size(fd);
     void *p;
 
+    if (ret == 0 && !header_is_good(fd, &header))
+        ret = -EBADMSG;
     if (ret < 0)
         return ret;
     p = mmap(NULL, sizeof(**out), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

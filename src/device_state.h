@@ -243,10 +243,17 @@ void device_state_start_queue(struct state_queue *queue, unsigned n);
  * descriptor for device_state_map, or -errno.
  */
 int device_state_create(const char *path, uint32_t domid);
-/* The file that an earlier supervisor left; -ENOENT, or -EPROTONOSUPPORT if this program cannot read
- * it: of another version, another guest's, or damaged. */
-int device_state_open(const char *path, uint32_t domid);
-/* Maps it; the descriptor stays the caller's. -EPROTONOSUPPORT as above. */
+/*
+ * The file that an earlier supervisor left, of which it has recorded that it is of this version; -ENOENT,
+ * or -EBADMSG if it cannot be that.
+ */
+int device_state_open(const char *path);
+/*
+ * The header is written anew if it is not as it should be; then 1. It says nothing that its owner does
+ * not know from elsewhere, and workers can write it. -errno.
+ */
+int device_state_repair(int fd, uint32_t domid);
+/* Maps it; the descriptor stays the caller's. -EBADMSG: not the file of this guest, or damaged. */
 int device_state_map(int fd, uint32_t domid, struct state_file **out);
 void device_state_unmap(struct state_file *file);
 

@@ -74,8 +74,13 @@ void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
     if (gntdev >= 0)
         close(gntdev);
     device_config_close_fds(&d->config);
-    if (ret < 0)
+    if (ret == -EPIPE || ret == -ECONNRESET) {
+        /* It has died since it said that it is ready: its successor gets the device. */
+        d->state = SERVED_WAITING;
+        d->reopen = true;
+    } else if (ret < 0) {
         device_fail(s, g, d, "the worker does not listen");
+    }
 }
 
 /* The guest's file, whole; in a driver domain it came with the publication. */

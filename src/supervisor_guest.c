@@ -217,7 +217,9 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
     g->started_ns = monotonic_ns();
     /* Before it has anything to do: one that has heard of no guest ends with its supervisor. */
     takeover_record(g);
-    return message_send(g->socket, &message); /* if it failed, the worker ends, and that is seen */
+    if (message_send(g->socket, &message) < 0) /* it has died already, or does now, and that is seen */
+        (void)kill(g->pid, SIGKILL);
+    return 0;
 }
 
 void guest_quit_worker(struct guest *g)

@@ -200,7 +200,7 @@ bool wait_is_over(struct supervisor *s, const struct client *client, int64_t now
                   size_t error_len);
 
 /* supervisor_restart.c */
-/* Before the guest's first worker starts. */
+/* Before each of the guest's workers starts. */
 int restart_create_state(struct guest *g);
 /* The worker has died, and its guest lives. True: a successor is started, or will be. */
 bool restart_worker(struct supervisor *s, struct guest *g, const char *why);

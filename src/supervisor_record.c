@@ -26,7 +26,7 @@ struct file_header {
     int32_t pid;
     uint32_t restarts;
     char boot_id[40], uuid[40], name[64];
-    uint32_t n_devices, reserved;
+    uint32_t n_devices, state_version;
 };
 static_assert(offsetof(struct file_header, check) == 16, "all versions");
 static_assert(sizeof(struct file_header) == 192, "version 1");
@@ -57,7 +57,8 @@ void *record_encode(const struct guest_record *record, size_t *len)
                                  .started = record->started,
                                  .pid = record->pid,
                                  .restarts = record->restarts,
-                                 .n_devices = record->n_devices};
+                                 .n_devices = record->n_devices,
+                                 .state_version = record->state_version};
     uint8_t *data, *at;
 
     *len = sizeof(header);
@@ -117,6 +118,7 @@ int record_decode(const void *data, size_t len, struct guest_record *record)
     record->pid = header.pid;
     record->started = header.started;
     record->restarts = header.restarts;
+    record->state_version = header.state_version;
     memcpy(record->boot_id, header.boot_id, sizeof(header.boot_id));
     memcpy(record->uuid, header.uuid, sizeof(header.uuid));
     memcpy(record->name, header.name, sizeof(header.name));

@@ -28,6 +28,7 @@ struct guest_record {
     int32_t pid;           /* of its worker; 0: none */
     uint64_t started;      /* when that process started, see record_process_started */
     uint32_t restarts;
+    uint32_t state_version; /* DEVICE_STATE_VERSION of its state file, which its worker can write */
     char boot_id[40];      /* of the kernel that ran it */
     char uuid[40];         /* the guest's; empty: unknown */
     char name[64];

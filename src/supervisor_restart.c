@@ -46,9 +46,15 @@ static void restart_path(const struct guest *g, char *path, size_t len)
 int restart_create_state(struct guest *g)
 {
     char path[160];
+    int ret;
 
-    if (g->state_fd >= 0)
-        return 0;
+    if (g->state_fd >= 0) {
+        ret = device_state_repair(g->state_fd, g->domid);
+        if (ret == 1)
+            log_error("domain %u (%s): the head of its state file was damaged; each device's part has a check "
+                      "of its own", g->domid, g->name);
+        return MIN(ret, 0);
+    }
     if (g->identity.run_dir[0] == '\0')
         return -ENOENT;
     restart_path(g, path, sizeof(path));
@@ -155,12 +161,28 @@ static int reopen(struct supervisor *s, struct guest *g, struct served_device *d
     return 0;
 }
 
+static int64_t delay_after(unsigned deaths)
+{
+    int64_t delay = 0;
+
+    for (unsigned i = 3; i <= deaths && delay < DELAY_MAX_NS; i++)
+        delay = delay == 0 ? DELAY_FIRST_NS : MIN(2 * delay, DELAY_MAX_NS);
+    return delay;
+}
+
+/* What the worker died of, no memory perhaps, may stand in the way of its successor for a while, too. */
 static int start(struct supervisor *s, struct guest *g)
 {
     int ret = guest_start_worker(s, g);
 
     if (ret == 0)
         return 0;
+    if (++g->deaths <= DEATHS_MAX) {
+        log_warning("domain %u (%s): cannot start a worker: %s; it is tried again", g->domid, g->name,
+                    strerror(-ret));
+        g->restart_at_ns = monotonic_ns() + MAX(delay_after(g->deaths), DELAY_FIRST_NS);
+        return ret;
+    }
     snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
         if (g->devices[i].used && g->devices[i].state == SERVED_WAITING)
@@ -199,7 +221,7 @@ static void try_start(struct supervisor *s, struct guest *g, int64_t now)
 
 bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
 {
-    int64_t now = monotonic_ns(), lived = now - g->started_ns, delay = 0;
+    int64_t now = monotonic_ns(), lived = now - g->started_ns, delay;
     uint64_t counts;
     bool any = false;
 
@@ -242,8 +264,7 @@ bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
     g->died_ns = now;
     if (any)
         blame(g);
-    for (unsigned i = 3; i <= g->deaths && delay < DELAY_MAX_NS; i++)
-        delay = delay == 0 ? DELAY_FIRST_NS : MIN(2 * delay, DELAY_MAX_NS);
+    delay = delay_after(g->deaths);
     if (g->pace_debt_ns > PACE_DEBT_NS)
         delay = MAX(delay, g->pace_debt_ns - PACE_DEBT_NS);
     g->restart_at_ns = now + delay;

@@ -53,6 +53,7 @@ void takeover_record(const struct guest *g)
 {
     struct guest_record record = {.domid = g->domid,
                                   .pid = MAX(g->pid, 0),
+                                  .state_version = DEVICE_STATE_VERSION,
                                   .restarts = g->restarts};
     int ret;
 
@@ -143,14 +144,16 @@ static int read_left(const char *folder, uint32_t domid, struct guest_record *re
         return -ENOENT;
     }
     snprintf(path, sizeof(path), "%s/" STATE_NAME, folder);
-    fd = device_state_open(path, domid);
-    if (fd < 0) {
-        snprintf(why, why_len, "%s %s", path,
-                 fd == -EPROTONOSUPPORT ? "is of another version" : strerror(-fd));
+    fd = device_state_open(path);
+    if (record->state_version != DEVICE_STATE_VERSION) {
+        snprintf(why, why_len, "%s is of another version", path);
+        ret = -EPROTONOSUPPORT;
+    } else if (fd < 0) {
+        snprintf(why, why_len, "%s %s", path, fd == -EBADMSG ? "is damaged" : strerror(-fd));
         ret = fd == -ENOENT ? -EBADMSG : fd;
-    } else {
-        close(fd);
     }
+    if (fd >= 0)
+        close(fd);
     for (uint32_t i = 0; i < record->n_devices && ret == 0; i++) {
         struct device_config config;
         const char *text = record->devices[i].text;
@@ -341,7 +344,7 @@ static void take_guest(struct supervisor *s, const char *folder, const struct gu
         else
             memset(&g->devices[n], 0, sizeof(g->devices[n]));
     snprintf(path, sizeof(path), "%s/" STATE_NAME, folder);
-    g->state_fd = device_state_open(path, g->domid);
+    g->state_fd = device_state_open(path);
     g->orphan_fd = orphan;
     g->restarts = record->restarts;
     g->died_ns = g->restart_at_ns = monotonic_ns();

@@ -40,8 +40,16 @@ struct session {
     bool raw;
     struct termios before;
     bool input_open;
-    char waiting[ATTACH_DATA_MAX]; /* typed, and not taken by the other side yet */
-    size_t n_waiting;
+    /*
+     * What was typed: first what is in the socket, and not known to outlive the worker (ATTACH_TAKEN), then
+     * what is not sent yet.
+     */
+    char typed[4 * ATTACH_DATA_MAX];
+    size_t n_sent, n_typed;
+    bool attached;           /* to a worker that has said so: until then nothing is sent */
+    bool counts;             /* it says what it has taken ... */
+    uint32_t taken;          /* ... so far */
+    bool was_reset;          /* it has ended, and left something in the socket */
     char shown[1 + ATTACH_DATA_MAX]; /* a packet of the guest, and which part of it is not shown yet */
     size_t shown_from, n_shown;
 };
@@ -69,7 +77,10 @@ static int send_packet(struct session *s, char kind, const void *data, size_t le
     struct iovec iov[2] = {{&kind, 1}, {(void *)(uintptr_t)data, len}};
     struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
 
-    return sendmsg(s->socket, &message, MSG_NOSIGNAL | flags) < 0 ? -errno : 0;
+    if (sendmsg(s->socket, &message, MSG_NOSIGNAL | flags) >= 0)
+        return 0;
+    s->was_reset |= errno == ECONNRESET; /* Linux says it once */
+    return -errno;
 }
 
 static void send_size(struct session *s)
@@ -96,6 +107,8 @@ static int connect_to_port(struct session *s)
         return -ENAMETOOLONG;
     memcpy(address.sun_path, s->path, strlen(s->path) + 1);
     memcpy(open + 1, &at, sizeof(at));
+    s->attached = s->counts = s->was_reset = false;
+    s->taken = 0;
     s->socket = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (s->socket < 0 || connect(s->socket, (struct sockaddr *)&address, sizeof(address)) < 0)
         return -errno;
@@ -111,12 +124,32 @@ static int attach(struct session *s)
     return ret;
 }
 
+static void forget_typed(struct session *s, size_t n)
+{
+    s->n_sent -= n;
+    s->n_typed -= n;
+    memmove(s->typed, s->typed + n, s->n_typed);
+}
+
+/*
+ * A worker that dies may leave in its socket what was typed, for the time that the kernel takes to finish
+ * it off, a second perhaps. Linux tells: it is for the next one. What it had read, and has not said to
+ * have taken, may or may not have reached the guest: it is not typed twice.
+ */
+static void take_typed_back(struct session *s)
+{
+    if (s->was_reset)
+        s->n_sent = 0;
+    forget_typed(s, s->n_sent);
+}
+
 /*
  * The worker has ended. If its guest has, too, the socket goes away; else it waits there for the next
  * worker, which goes on where this one was.
  */
 static bool attach_again(struct session *s)
 {
+    take_typed_back(s);
     while (s->tries++ < AGAIN_TRIES) {
         int ret;
 
@@ -131,6 +164,20 @@ static bool attach_again(struct session *s)
         (void)poll(NULL, 0, AGAIN_MS);
     }
     return false;
+}
+
+static void send_typed(struct session *s)
+{
+    /* What nobody took is kept for the next one: see attach_again. */
+    while (s->attached && s->n_sent < s->n_typed) {
+        size_t n = MIN(s->n_typed - s->n_sent, (size_t)ATTACH_DATA_MAX);
+
+        if (send_packet(s, ATTACH_DATA, s->typed + s->n_sent, n, MSG_DONTWAIT) < 0)
+            break;
+        s->n_sent += n;
+        if (!s->counts)
+            forget_typed(s, s->n_sent);
+    }
 }
 
 /*
@@ -167,6 +214,10 @@ static int from_guest(struct session *s)
 
     if (n < 0 && errno == EINTR)
         return -1;
+    if (n < 0 && errno == ECONNRESET && !s->was_reset) {
+        s->was_reset = true; /* what the worker had said is still to come */
+        return -1;
+    }
     if (n <= 0) {
         if (s->tries > 0)
             (void)poll(NULL, 0, AGAIN_MS);
@@ -180,6 +231,18 @@ static int from_guest(struct session *s)
     if (packet[0] == ATTACH_AT && n == 1 + sizeof(s->at)) {
         memcpy(&s->at, packet + 1, sizeof(s->at));
         s->at = le64toh(s->at);
+        s->attached = true;
+        send_typed(s);
+        return -1;
+    }
+    if (packet[0] == ATTACH_TAKEN && n == 1 + sizeof(s->taken)) {
+        uint32_t taken;
+
+        memcpy(&taken, packet + 1, sizeof(taken));
+        taken = le32toh(taken);
+        forget_typed(s, MIN((uint32_t)(taken - s->taken), s->n_sent));
+        s->taken = taken;
+        s->counts = true;
         return -1;
     }
     if (packet[0] == ATTACH_DATA && n > 1) {
@@ -196,19 +259,11 @@ static int from_guest(struct session *s)
     return -1;
 }
 
-static void send_waiting(struct session *s)
-{
-    /* What nobody took is kept for the next one: see attach_again. */
-    if (s->n_waiting > 0 &&
-        send_packet(s, ATTACH_DATA, s->waiting, s->n_waiting, MSG_DONTWAIT) == 0)
-        s->n_waiting = 0;
-}
-
 /* -1: go on; otherwise the exit status. */
 static int from_user(struct session *s)
 {
-    ssize_t n = read(STDIN_FILENO, s->waiting, sizeof(s->waiting));
-    char *escape;
+    char *start = s->typed + s->n_typed, *escape;
+    ssize_t n = read(STDIN_FILENO, start, MIN(sizeof(s->typed) - s->n_typed, (size_t)ATTACH_DATA_MAX));
 
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return -1;
@@ -216,11 +271,9 @@ static int from_user(struct session *s)
         s->input_open = false; /* of a terminal: it hung up */
         return s->is_terminal ? 1 : -1;
     }
-    s->n_waiting = (size_t)n;
-    escape = s->is_terminal ? memchr(s->waiting, ESCAPE, s->n_waiting) : NULL;
-    if (escape != NULL)
-        s->n_waiting = (size_t)(escape - s->waiting);
-    send_waiting(s);
+    escape = s->is_terminal ? memchr(start, ESCAPE, (size_t)n) : NULL;
+    s->n_typed += escape != NULL ? (size_t)(escape - start) : (size_t)n;
+    send_typed(s);
     return escape != NULL ? 0 : -1;
 }
 
@@ -266,12 +319,13 @@ static int talk(struct session *s)
     for (;;) {
         /* What was typed waits for the guest, and the keyboard for what was typed; what the guest
          * says waits for the screen. */
-        bool reading = s->n_shown == 0, writing = s->n_waiting > 0;
+        bool reading = s->n_shown == 0, writing = s->attached && s->n_sent < s->n_typed;
+        bool typing = s->input_open && s->n_sent == s->n_typed && s->n_typed < sizeof(s->typed);
         struct pollfd fds[4] = {
             {.fd = reading || writing ? s->socket : -1,
              .events = (short)((reading ? POLLIN : 0) | (writing ? POLLOUT : 0))},
             {.fd = s->signals, .events = POLLIN},
-            {.fd = s->input_open && !writing ? STDIN_FILENO : -1, .events = POLLIN},
+            {.fd = typing ? STDIN_FILENO : -1, .events = POLLIN},
             {.fd = reading ? -1 : s->out, .events = POLLOUT},
         };
         int ret;
@@ -287,7 +341,7 @@ static int talk(struct session *s)
             }
         }
         if ((fds[0].revents & POLLOUT) != 0)
-            send_waiting(s);
+            send_typed(s);
         if (fds[3].revents != 0 && !show(s))
             return 1;
         if (reading && (fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0) {

@@ -74,6 +74,20 @@ static size_t write_to_client(struct sink *sink, const struct iovec *ring, int n
     return sent;
 }
 
+/* A client that does not read hears of it when it does. */
+static void tell_taken(struct client *client)
+{
+    char kind = ATTACH_TAKEN;
+    uint32_t taken = htole32(client->taken);
+    struct iovec iov[2] = {{&kind, 1}, {&taken, sizeof(taken)}};
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+
+    client->to_be_told = client->counts && stream_fd_is_open(&client->fd) &&
+                         sendmsg(client->fd.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0;
+    if (client->to_be_told)
+        stream_fd_want_write(&client->fd);
+}
+
 /* Where the client's output begins, which it wants to know. */
 static bool place(struct client *client, const struct port *port, uint64_t at)
 {
@@ -87,6 +101,8 @@ static bool place(struct client *client, const struct port *port, uint64_t at)
         at = port_screen(port);
     client->sink.at = MAX(at, port->head - MIN(port->head, (uint64_t)CONSOLE_OUT_SIZE));
     at = htole64(client->sink.at);
+    client->counts = true;
+    tell_taken(client);
     return sendmsg(client->fd.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
 }
 
@@ -135,14 +151,17 @@ static void serve(struct client *client, const uint8_t *packet, size_t len)
 {
     struct port *port = client->sink.port;
 
-    if (packet[0] == ATTACH_OPEN)
+    if (packet[0] == ATTACH_OPEN) {
         open_port(client, packet + 1, len - 1);
-    else if (port == NULL)
+    } else if (port == NULL) {
         refuse(client, "which port?");
-    else if (packet[0] == ATTACH_DATA)
+    } else if (packet[0] == ATTACH_DATA) {
         port_input(port, packet + 1, len - 1);
-    else if (packet[0] == ATTACH_SIZE)
+        client->taken += (uint32_t)(len - 1);
+        tell_taken(client);
+    } else if (packet[0] == ATTACH_SIZE) {
         set_size(port, packet + 1, len - 1);
+    }
 }
 
 static bool has_room(const struct client *client)
@@ -176,6 +195,8 @@ static void client_writable(struct stream_fd *fd)
 {
     struct client *client = container_of(fd, struct client, fd);
 
+    if (client->to_be_told)
+        tell_taken(client);
     if (client->sink.port != NULL)
         port_sink_ready(&client->sink);
 }

@@ -89,6 +89,9 @@ struct client {
     struct stream_fd fd;
     struct sink sink;          /* sink.port NULL: has not said which yet */
     bool used;
+    bool counts;               /* it wants ATTACH_TAKEN ... */
+    bool to_be_told;           /* ... and there is one to be sent */
+    uint32_t taken;
 };
 
 /* In dev->own, for a successor: ports as bits. */

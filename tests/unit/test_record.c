@@ -24,6 +24,7 @@ static struct guest_record example(void)
                                   .pid = 4711,
                                   .started = UINT64_C(123456789012),
                                   .restarts = 3,
+                                  .state_version = 5,
                                   .boot_id = "11111111-2222-3333-4444-555555555555",
                                   .uuid = "66666666-7777-8888-9999-000000000000",
                                   .name = "guest one",
@@ -40,6 +41,7 @@ static void expect_example(const struct guest_record *record)
     assert_int_equal(record->pid, 4711);
     assert_int_equal(record->started, UINT64_C(123456789012));
     assert_int_equal(record->restarts, 3);
+    assert_int_equal(record->state_version, 5);
     assert_string_equal(record->boot_id, "11111111-2222-3333-4444-555555555555");
     assert_string_equal(record->uuid, "66666666-7777-8888-9999-000000000000");
     assert_string_equal(record->name, "guest one");

@@ -161,6 +161,8 @@ static int attach(struct world *w, uint64_t *at)
     assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(send(fd, packet, sizeof(packet), 0), sizeof(packet));
     turn(w);
+    assert_int_equal(recv(fd, back, sizeof(back), 0), 5);
+    assert_int_equal(back[0], ATTACH_TAKEN);
     assert_int_equal(recv(fd, back, sizeof(back), 0), 9);
     assert_int_equal(back[0], ATTACH_AT);
     memcpy(&wire, back + 1, sizeof(wire));

@@ -281,7 +281,7 @@ static void test_no_file(void **state)
 
 /* ---- a successor, while the dead one's I/O is still going on ---- */
 
-static unsigned workers, sent;
+static unsigned workers, sent, failing, failed;
 
 void device_opened(struct served_device *d)
 {
@@ -296,7 +296,12 @@ bool takeover_orphan_ended(struct guest *g)
 int guest_start_worker(struct supervisor *s, struct guest *g)
 {
     (void)s;
+    if (failing > 0) {
+        failing--;
+        return -ENOMEM;
+    }
     workers++;
+    g->adopted = 0;
     g->pid = 100;
     g->state = WORKER_STARTING;
     return 0;
@@ -315,7 +320,10 @@ void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
 void device_fail(struct supervisor *s, struct guest *g, struct served_device *d, const char *why)
 {
     (void)s, (void)g;
-    fail_msg("%s: %s", d->name, why);
+    if (strstr(why, "cannot start a worker") == NULL)
+        fail_msg("%s: %s", d->name, why);
+    d->state = SERVED_FAILED;
+    failed++;
 }
 
 void device_close(struct supervisor *s, struct served_device *d)
@@ -400,6 +408,80 @@ static void test_starts_meanwhile(void **state)
     close(g.state_fd);
 }
 
+/* What has killed a worker, no memory perhaps, may keep the next one from starting. */
+static void test_starts_later(void **state)
+{
+    static struct guest g;
+    struct supervisor s = {.guests = &g};
+    struct served_device *d = &g.devices[0];
+    char path[64];
+
+    (void)state;
+    workers = sent = failed = 0;
+    memset(&g, 0, sizeof(g));
+    g.socket = g.stats_fd = g.state_fd = g.orphan_fd = -1;
+    g.pid = -1;
+    strcpy(g.identity.run_dir, folder);
+    assert_int_equal(restart_create_state(&g), 0);
+    path_of("image", path, sizeof(path));
+    make_image(path);
+    d->used = d->has_slot = d->is_open = true;
+    d->node.virtio_id = BLK;
+    d->state = SERVED_READY;
+    open_blk(&d->config, path);
+    device_config_close_fds(&d->config);
+
+    failing = 10;
+    assert_true(restart_worker(&s, &g, "it was killed"));
+    for (unsigned i = 0; i < 10; i++) {
+        int64_t due = g.restart_at_ns;
+
+        assert_int_equal(workers, 0);
+        assert_true(due > monotonic_ns()); /* not in a loop */
+        restart_due(&s, due);
+    }
+    assert_int_equal(workers, 1);
+    assert_int_equal(failed, 0);
+    assert_int_equal(d->state, SERVED_WAITING);
+    /* Not for ever. */
+    g.pid = -1;
+    failing = 100;
+    if (restart_worker(&s, &g, "it was killed"))
+        for (unsigned i = 0; i < 100 && g.restart_at_ns != 0; i++)
+            restart_due(&s, g.restart_at_ns);
+    assert_int_equal(workers, 1);
+    assert_int_equal(failed, 1);
+    failing = 0;
+    device_config_free(&d->config);
+    assert_int_equal(unlink(path), 0);
+    close(g.state_fd);
+}
+
+/* What a worker wrote over the head of its state costs its guest nothing; nor does it stop a supervisor. */
+static void test_damaged_head(void **state)
+{
+    struct state_file *file;
+    struct scene scene;
+    char path[64];
+
+    (void)state;
+    set(&scene, true);
+    for (size_t bit = 0; bit < 8 * sizeof(struct state_header); bit++) {
+        ((uint8_t *)&scene.file->header)[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+        assert_int_equal(device_state_map(scene.fd, 7, &file), -EBADMSG);
+        assert_int_equal(device_state_repair(scene.fd, 7), 1);
+        assert_int_equal(device_state_repair(scene.fd, 7), 0);
+        assert_int_equal(device_state_map(scene.fd, 7, &file), 0);
+        device_state_unmap(file);
+    }
+    assert_int_equal(device_state_map(scene.fd, 8, &file), -EBADMSG);
+    assert_int_equal(ftruncate(scene.fd, sizeof(struct state_file) - 1), 0);
+    assert_int_equal(device_state_map(scene.fd, 7, &file), -EBADMSG);
+    path_of("state", path, sizeof(path));
+    assert_int_equal(device_state_open(path), -EBADMSG);
+    clear(&scene);
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -428,6 +510,8 @@ int main(void)
         cmocka_unit_test(test_same_access),
         cmocka_unit_test(test_no_file),
         cmocka_unit_test(test_starts_meanwhile),
+        cmocka_unit_test(test_starts_later),
+        cmocka_unit_test(test_damaged_head),
     };
 
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -20,6 +20,7 @@
 #include "log.h"
 #include "message.h"
 #include "supervisor.h"
+#include "supervisor_record.h"
 
 #ifndef BOUND_S
 #define BOUND_S 60 /* for something to happen; no test waits as long unless it fails */
@@ -61,13 +62,30 @@ static void say(uint32_t type, uint32_t slot, int32_t status)
     (void)message_send(3, &message);
 }
 
+/* It is dead when the supervisor hears that it is ready. */
+static void die_ready(void)
+{
+    pid_t listener = getppid(), self = getpid();
+
+    kill(listener, SIGSTOP);
+    say(MESSAGE_READY, 0, 2);
+    if (fork() == 0) {
+        close(3);
+        while (getppid() == self)
+            usleep(1000);
+        kill(listener, SIGCONT);
+    }
+    _exit(EXIT_FAILURE);
+}
+
 static int worker(void)
 {
     static struct message message;
     struct start_settings settings;
     struct state_file *state;
-    char stall[128];
+    char stall[128], die[128];
 
+    snprintf(die, sizeof(die), "%s/die", getenv("VIOD_TEST_FOLDER"));
     snprintf(stall, sizeof(stall), "%s/stall", getenv("VIOD_TEST_FOLDER"));
     if (message_receive(3, &message) != 1 || message.type != MESSAGE_START || message.n_fds != 2)
         return EXIT_FAILURE;
@@ -78,6 +96,8 @@ static int worker(void)
               settings.expected, settings.claimed);
     while (access(stall, F_OK) == 0)
         usleep(2000);
+    if (unlink(die) == 0)
+        die_ready();
     say(MESSAGE_READY, 0, 2);
     while (message_receive(3, &message) == 1) {
         if (message.type == MESSAGE_ADD) {
@@ -538,19 +558,33 @@ static void patch(const char *name, off_t at, uint8_t byte)
     close(fd);
 }
 
+/* Of the record itself, or what that says of the state. */
+static void set_version(bool of_state, uint32_t version)
+{
+    struct guest_record record;
+
+    if (!of_state) {
+        patch("run/5/guest.record", 8, (uint8_t)version);
+        return;
+    }
+    assert_int_equal(record_read(path_of("run/5"), &record), 0);
+    record.state_version = version;
+    assert_int_equal(record_write(path_of("run/5"), &record), 0);
+    record_free(&record);
+}
+
 static void test_another_version_is_refused(void **state)
 {
-    static const char *const files[] = {"run/5/guest.record", "run/5/state"};
     pid_t before;
 
     (void)state;
     serve_guest();
     before = worker_of(5);
-    for (size_t i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         int status;
 
         end(SIGTERM);
-        patch(files[i], 8, 99);
+        set_version(i == 1, 99);
         supervisor = fork();
         if (supervisor == 0) {
             execl("/proc/self/exe", "test_supervisor", "--supervise", (char *)NULL);
@@ -560,7 +594,7 @@ static void test_another_version_is_refused(void **state)
         assert_true(WIFEXITED(status) && WEXITSTATUS(status) == SUPERVISOR_EXIT_STATE);
         assert_true(runs(before));
         assert_int_equal(nodes[0]->node.state, NODE_STATE_INIT_WAIT);
-        patch(files[i], 8, 1);
+        set_version(i == 1, i == 1 ? DEVICE_STATE_VERSION : RECORD_VERSION);
         start();
         expect_taken_over(before, NULL);
         before = worker_of(5);
@@ -592,6 +626,40 @@ static void test_what_is_damaged_is_left_alone(void **state)
     kill(before, SIGKILL);
 }
 
+/* A worker can write all of its state file, and must not keep the next supervisor from all guests. */
+static void test_the_head_of_a_state_is_not_believed(void **state)
+{
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    for (off_t at = 0; at < (off_t)sizeof(struct state_header); at += 7) {
+        before = worker_of(5);
+        patch("run/5/state", at, 0x99);
+        if (at % 2 == 0)
+            kill(before, SIGKILL);
+        else
+            end(SIGKILL);
+        if (at % 2 != 0)
+            start();
+        expect_taken_over(before, NULL);
+    }
+}
+
+/* Killed when it has said that it is ready, and before it is given its devices: its successor gets them. */
+static void test_a_worker_that_dies_ready(void **state)
+{
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    before = worker_of(5);
+    write_file("die", "");
+    kill(before, SIGKILL);
+    wait_until(access(path_of("die"), F_OK) != 0);
+    expect_taken_over(before, NULL);
+}
+
 static void test_upgrade(void **state)
 {
     char request[128], own[128] = "";
@@ -614,9 +682,9 @@ static void test_upgrade(void **state)
     assert_non_null(strstr(ask("upgrade\t/no/such/viod\n"), "error /no/such/viod: No such file"));
     assert_non_null(strstr(ask("upgrade\tviod\n"), "error \"viod\" is not the absolute path"));
     assert_non_null(strstr(ask("upgrade\t/bin/false\n"), "error /bin/false ended with status 1"));
-    patch("run/5/state", 8, 99);
+    set_version(true, 99);
     assert_non_null(strstr(ask("upgrade\n"), "state is of another version"));
-    patch("run/5/state", 8, 1);
+    set_version(true, DEVICE_STATE_VERSION);
     assert_int_equal(waitpid(supervisor, NULL, WNOHANG), 0);
     assert_int_equal(worker_of(5), before);
     assert_true(runs(before));
@@ -636,6 +704,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_a_domid_is_used_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_another_version_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_is_damaged_is_left_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_head_of_a_state_is_not_believed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_worker_that_dies_ready, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_upgrade, set_up, tear_down),
     };
     const char *last = argv[argc - 1];

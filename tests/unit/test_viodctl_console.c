@@ -137,6 +137,93 @@ static void test_next_worker(void **state)
     assert_int_equal(rmdir(w.folder), 0);
 }
 
+static void takes(struct world *w, uint32_t bytes)
+{
+    bytes = htole32(bytes);
+    tell(w, ATTACH_TAKEN, &bytes, sizeof(bytes));
+}
+
+static void types(struct world *w, const char *text)
+{
+    assert_int_equal(write(w->keys, text, strlen(text)), (ssize_t)strlen(text));
+}
+
+static void hears(struct world *w, const char *text)
+{
+    char packet[64];
+    ssize_t n = recv(w->client, packet, sizeof(packet), 0);
+
+    assert_true(n > 0);
+    packet[n] = '\0';
+    assert_string_equal(packet, text);
+}
+
+/* It is in the socket of a worker. */
+static void is_sent(struct world *w, size_t n)
+{
+    char packet[64];
+
+    while (recv(w->client, packet, sizeof(packet), MSG_PEEK) != (ssize_t)(1 + n))
+        ;
+}
+
+/* What was typed while a worker died reaches the next one, once, unless it may have reached the guest. */
+static void test_typed_meanwhile(void **state)
+{
+    struct world w;
+    int status;
+
+    (void)state;
+    begin(&w);
+    accept_client(&w);
+    takes(&w, 0);
+    begins_at(&w, 0);
+    types(&w, "one");
+    hears(&w, "done");
+    takes(&w, 3);
+    types(&w, "two");
+    is_sent(&w, 3); /* and there it stays */
+    close(w.client);
+    accept_client(&w);
+    types(&w, "three"); /* to one that has not said a word, and never will */
+    close(w.client);
+    accept_client(&w);
+    takes(&w, 0);
+    begins_at(&w, 0);
+    hears(&w, "dtwo");
+    takes(&w, 3);
+    hears(&w, "dthree");
+    takes(&w, 8);
+    types(&w, "four");
+    hears(&w, "dfour"); /* it had read this, and perhaps told the guest */
+    close(w.client);
+    accept_client(&w);
+    takes(&w, 0);
+    begins_at(&w, 0);
+    types(&w, "five");
+    hears(&w, "dfive");
+    takes(&w, 4);
+    close(w.client);
+    /* A worker of an earlier version says nothing. */
+    accept_client(&w);
+    begins_at(&w, 0);
+    types(&w, "six");
+    is_sent(&w, 3);
+    close(w.client);
+    accept_client(&w);
+    begins_at(&w, 0);
+    types(&w, "seven");
+    hears(&w, "dseven");
+    kill(w.pid, SIGTERM);
+    assert_int_equal(waitpid(w.pid, &status, 0), w.pid);
+    close(w.client);
+    close(w.listener);
+    close(w.keys);
+    close(w.screen);
+    assert_int_equal(unlink(w.path), 0);
+    assert_int_equal(rmdir(w.folder), 0);
+}
+
 /* It is told why, and does not try for ever. */
 static void test_refused(void **state)
 {
@@ -161,6 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_next_worker),
+        cmocka_unit_test(test_typed_meanwhile),
         cmocka_unit_test(test_refused),
     };
 
