@@ -39,6 +39,8 @@ struct served_device {
     dev_t backing_device;        /* of a block device; 0 otherwise */
     bool reopen;                 /* its worker has died: the next one needs descriptors */
     bool was_given;              /* the worker that has died last had it */
+    bool was_busy;               /* and left I/O to the kernel, so that its ... */
+    int64_t granted_until_ns;    /* ... grants may be mapped until then; 0: not known yet */
     struct blame blame;          /* whether workers die of it */
     char error[CONFIG_ERROR_LEN];
 };

@@ -36,6 +36,10 @@
 #define REOPEN_NS (INT64_C(5) * 1000000)
 #define REOPEN_BOUND_NS (INT64_C(8) * 1000000000)
 
+/* See still_granted. */
+#define GRANTED_MIN_NS (INT64_C(20) * 1000000)
+#define GRANTED_MAX_NS (INT64_C(400) * 1000000)
+
 #define BLOCK_DEVICE 2u
 
 static void restart_path(const struct guest *g, char *path, size_t len)
@@ -132,32 +136,56 @@ static void blame(struct guest *g)
 
 /* ---- the successor ---- */
 
+/*
+ * What the guest has granted stays mapped while the kernel does I/O on it, and for a while longer: Linux
+ * looks 5 ms after the process has ended, 10 ms after that, 15 ms, and so on. A driver that gets a request
+ * back whose pages are still mapped gives its device up. So after I/O that took long, it is waited for the
+ * next look.
+ */
+static bool still_granted(const struct guest *g, struct served_device *d, int64_t now)
+{
+    if (!d->config.grant_usage || !d->was_busy)
+        return false;
+    if (d->granted_until_ns == 0)
+        d->granted_until_ns = now + MIN(now - g->died_ns + GRANTED_MIN_NS, GRANTED_MAX_NS);
+    return now < d->granted_until_ns;
+}
+
 /* 0, -EBUSY, or a device was given up. */
-static int reopen(struct supervisor *s, struct guest *g, struct served_device *d, bool patient)
+static int reopen(struct supervisor *s, struct guest *g, struct served_device *d, int64_t now)
 {
     const struct device_type *type = device_type_by_id(d->node.virtio_id);
+    bool patient = now < g->died_ns + REOPEN_BOUND_NS;
     char error[CONFIG_ERROR_LEN] = "";
     int ret;
 
-    if (!d->is_open) { /* by this supervisor; one before it had it open */
+    if (d->granted_until_ns != 0) {
+        ret = 0; /* it was opened before */
+    } else if (!d->is_open) { /* by this supervisor; one before it had it open */
         ret = type->open(&d->config, error, sizeof(error));
         if (ret == 0)
             device_opened(d);
         else if (ret == -EADDRINUSE || ret == -ECONNREFUSED)
             ret = -EBUSY; /* what the dead one had takes the kernel, or a peer, a moment to close */
-    } else if (type->reopen != NULL)
+    } else if (type->reopen != NULL) {
         ret = type->reopen(&d->config, error, sizeof(error));
-    else
+    } else {
         ret = device_config_copy_kept(&d->config);
-    if (ret == -EBUSY && patient)
+    }
+    if (ret == -EBUSY && patient) {
+        d->was_busy = true;
         return ret;
+    }
+    if (ret == 0 && still_granted(g, d, now))
+        return -EBUSY;
     if (ret < 0) {
         if (error[0] == '\0')
             snprintf(error, sizeof(error), "cannot be opened again: %s", strerror(-ret));
         device_fail(s, g, d, error);
         (void)xenstore_set_state(s->xs, &d->node.id, NODE_STATE_CLOSED);
     }
-    d->reopen = false;
+    d->reopen = d->was_busy = false;
+    d->granted_until_ns = 0;
     return 0;
 }
 
@@ -210,7 +238,7 @@ static void try_start(struct supervisor *s, struct guest *g, int64_t now)
 
         if (!d->used || d->state != SERVED_WAITING || !d->reopen)
             continue;
-        if (reopen(s, g, d, now < g->died_ns + REOPEN_BOUND_NS) == -EBUSY)
+        if (reopen(s, g, d, now) == -EBUSY)
             busy = true;
         else if (d->state == SERVED_WAITING && g->state == WORKER_RUNNING)
             device_send(s, g, d); /* else it is sent when the worker is ready */

@@ -119,7 +119,7 @@ run_test() {
             cd "$TESTS/system"
             SCRATCH=$(native_build_dir "${name//\//-}")
             export SCRATCH
-            local host
+            local host setting
             host=$(test_header "$name" host)
             if [[ -n $host ]]; then
                 mkdir -p "$SCRATCH"
@@ -128,6 +128,9 @@ run_test() {
             # What is quoted in a header means what it means in a shell.
             eval "options=($(test_header "$name" boot))"
             eval "files=($(test_header "$name" files))"
+            for setting in $(test_header "$name" settings); do
+                [[ -z ${!setting:-} ]] || options+=(--set "$setting=${!setting}")
+            done
             # shellcheck disable=SC2086 # options, or none
             exec "$TESTS/rig/boot" --timeout "${timeout:-600}" ${RIG_BOOT_OPTIONS:-} "${options[@]}" "$source" "${files[@]}"
             ;;

@@ -54,6 +54,7 @@ worker() { show "$1" .pid; }
 workers() { pgrep -f -- 'viod --worker' | sort -n; }
 no_workers() { [[ -z $(workers) ]] || { workers | xargs -r ps -o pid,stat,args -p; return 1; }; }
 served() { [[ $(device "$1" "$2" state) == ready ]]; }
+all_served() { [[ $(show "$1" '[.devices[].state] | unique | join(" ")') == ready ]]; }
 not_served() { ! viodctl list | grep -qE "^[0-9]+ +$1 "; }
 # logged REGEX: viod's log has such a line.
 logged() { grep -qE -- "$1" "$VIOD_LOG" || { tail -n 10 "$VIOD_LOG"; return 1; }; }
@@ -72,12 +73,15 @@ no_errors() {
 }
 # start_viod: as its unit does, for tests that have stopped it or booted with --no-viod.
 start_viod() {
+    launch_viod
+    wait_for 60 'viodctl version >/dev/null 2>&1'
+}
+launch_viod() {
     local command
     command=$(sed -n 's/^ExecStart=[-@:+!]*//p' /usr/lib/systemd/system/viod.service)
     # shellcheck disable=SC2086
     setsid $command >>"$VIOD_LOG" 2>&1 </dev/null &
     echo $! >/run/viod-rig.pid
-    wait_for 60 'viodctl version >/dev/null 2>&1'
 }
 # end_viod [SIGNAL]: as systemctl stop does, or with another signal. Guests keep their devices.
 end_viod() {

@@ -4,6 +4,7 @@
 # checks: viod is killed and started again in dom0 and in a driver domain, while a guest uses disks of both
 # boot: --flask --passthrough
 # files: common.bash arch.bash
+# settings: KILLS
 # timeout: 2400
 . ./common.bash
 . ./arch.bash
