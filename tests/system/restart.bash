@@ -72,6 +72,7 @@ report() {
     local what=$1 sorted normal median most
     shift
     normal=$(normal_start)
+    [[ $# -gt 0 && $normal -gt 0 ]] || { echo "$what: nothing to compare"; return; }
     mapfile -t sorted < <(printf '%s\n' "$@" | sort -n)
     median=${sorted[${#sorted[@]} / 2]} most=${sorted[(${#sorted[@]} * 99 + 99) / 100 - 1]}
     printf '%s: median %d.%02d, 99th percentile %d.%02d of a normal start (%s, %s, %s ms; %d times)\n' "$what" \
