@@ -70,7 +70,7 @@ int upgrade_begin(struct supervisor *s, struct client *client, const char *path,
     struct upgrade *u = &s->upgrade;
     int ends[2], ret = 0;
 
-    if (u->pid > 0 || s->stopping) {
+    if (u->pid > 0 || s->stopping || s->leaving) {
         snprintf(error, error_len, "%s",
                  u->pid > 0 ? "an upgrade has begun already" : "viod is stopping");
         return -EBUSY;
@@ -144,6 +144,10 @@ void upgrade_answered(struct supervisor *s, int status)
     u->pid = 0;
     said[MAX(n, 0)] = '\0';
     said[strcspn(said, "\n")] = '\0';
+    if (s->stopping || s->leaving) { /* told to end meanwhile: another one would not know */
+        answer(s, "viod is stopping", "");
+        return;
+    }
     if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS) {
         log_info("viod " VIOD_VERSION " gives its place to %s (%s)", u->path, said);
         snprintf(text, sizeof(text), "%s takes over\n", said);

@@ -690,6 +690,41 @@ static void test_upgrade(void **state)
     assert_true(runs(before));
 }
 
+/* It is told to stop while another program is asked whether it can take over: that is not forgotten. */
+static void test_no_upgrade_while_stopping(void **state)
+{
+    char text[600], request[200];
+    pid_t client, worker;
+    int status;
+
+    (void)state;
+    serve_guest();
+    snprintf(text, sizeof(text),
+             "#!/bin/sh\n[ \"$2\" = --check-state ] || exit 7\ntouch %s\n"
+             "while [ ! -e %s ]; do sleep 0.01; done\necho slow\n",
+             path_of("asked"), path_of("answer"));
+    write_file("program", text);
+    assert_int_equal(chmod(path_of("program"), 0700), 0);
+    worker = worker_of(5);
+    kill(worker, SIGSTOP); /* so that it takes a while */
+    client = fork();
+    if (client == 0) {
+        snprintf(request, sizeof(request), "upgrade\t%s\n", path_of("program"));
+        _exit(strcmp(ask(request), "error viod is stopping\n") != 0);
+    }
+    wait_until(access(path_of("asked"), F_OK) == 0);
+    assert_string_equal(ask("stop\n"), "ok\n");
+    write_file("answer", "");
+    assert_int_equal(waitpid(client, &status, 0), client);
+    assert_int_equal(status, 0);
+    kill(worker, SIGCONT);
+    assert_int_equal(waitpid(supervisor, &status, 0), supervisor);
+    supervisor = 0;
+    assert_int_equal(status, 0);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(nodes[i]->node.state, NODE_STATE_CLOSED);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -707,6 +742,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_the_head_of_a_state_is_not_believed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_dies_ready, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_upgrade, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_no_upgrade_while_stopping, set_up, tear_down),
     };
     const char *last = argv[argc - 1];
     struct daemon_config config;
