@@ -61,10 +61,12 @@ lost() {
 nothing_lost() { local found; found=$(lost "$@"); [[ -z $found ]] || { printf '%s\n' "$found" | head -n 5; return 1; }; }
 
 # --- how long a guest had no worker ----------------------------------------------------------------
-# normal_start: milliseconds, the median of all first workers so far.
+# normal_start: milliseconds, the median of all first workers so far: until the first device is served. (xl
+# takes its time from one device to the next.)
 normal_start() {
     local all
-    mapfile -t all < <(sed -nE 's/.*: worker [0-9]+ serves all devices, ([0-9]+) ms.*/\1/p' "$VIOD_LOG" | sort -n)
+    mapfile -t all < <(sed -nE 's/.*: worker ([0-9]+) serves all devices, ([0-9]+) ms.*/\1 \2/p' "$VIOD_LOG" |
+        sort -s -u -k1,1 | cut -d' ' -f2 | sort -n)
     printf '%s\n' "${all[${#all[@]} / 2]}"
 }
 # report WHAT MILLISECONDS…: as ratios to a normal start.
