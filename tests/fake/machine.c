@@ -102,7 +102,7 @@ void machine_settle(struct machine *m)
 
 static uint64_t access_wait(struct machine *m)
 {
-    int64_t end = monotonic_ns() + (m->io_threaded ? 10 : 1) * INT64_C(1000000000);
+    int64_t end = monotonic_ns() + INT64_C(30000000000); /* a reset waits for the host's I/O */
     uint64_t data;
 
     while (!fake_answered(m->fake, 0, &data)) {
