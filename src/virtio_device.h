@@ -152,6 +152,9 @@ struct virtio_queue {
     int64_t tail_ns; /* how long that lasts, usually */
     bool napping;    /* the interrupt waits, and hold_timer is set; notifications are off */
     bool probing;    /* it waits to find out what `depth` is */
+    bool added;      /* buffers came since the last interrupt */
+    unsigned gap_at; /* how many were outstanding when it was raised because no more came; or 0 */
+    unsigned patience; /* how many times its own cost an interrupt waits for more to come */
     unsigned probe_in, probe_next; /* interrupts until the next time */
     struct loop_timer hold_timer;
     /* What the driver said about its interrupts: see virtio_queue_coalesce. Any thread. */
