@@ -357,6 +357,7 @@ static bool queue_poll(struct loop_poller *poller)
     progress = flush(q);
     /* Broken: a pop of the device's own found it (virtio_queue_active); it is reported here. */
     if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
+        loop_found(q->loop);
         virtqueue_set_serving(q->vq, true);
         n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
         virtqueue_set_serving(q->vq, false);

@@ -256,7 +256,8 @@ static bool poll_requests(struct loop_poller *poller)
     int served = 0;
 
     while (served < REQUEST_BUDGET && w->hv->ops->next_request(w->hv, &request) == 1) {
-        served++;
+        if (served++ == 0)
+            loop_found(w->mmio_loop);
         switch (request.kind) {
         case REQUEST_READ:
             stat_add(&w->stats->mmio_reads, 1);
