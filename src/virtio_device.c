@@ -272,8 +272,8 @@ void virtio_device_set_status(struct virtio_device *dev, uint8_t value)
 {
     uint8_t old = status_of(dev), set;
 
-    /* 2.1.1: the driver clears no bit but by reset, and NEEDS_RESET is ours. */
-    set = value & (uint8_t)~old & (uint8_t)~VIRTIO_CONFIG_S_NEEDS_RESET;
+    /* 2.1.1: the driver clears no bit but by reset; NEEDS_RESET is ours, and the others are nobody's. */
+    set = value & (uint8_t)~old & STATUS_OF_DRIVER;
     if (dev->resetting || set == 0)
         return;
     if ((set & VIRTIO_CONFIG_S_FEATURES_OK) != 0) {
