@@ -385,10 +385,16 @@ out:
     return ret;
 }
 
+static bool has_devices(const struct worker *w)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++)
+        if (w->slots[i].dev != NULL)
+            return true;
+    return false;
+}
+
 static void finish_removals(struct worker *w)
 {
-    bool empty = true;
-
     for (size_t i = 0; i < ARRAY_SIZE(w->slots) && w->n_removing > 0; i++) {
         struct slot *slot = &w->slots[i];
 
@@ -402,10 +408,8 @@ static void finish_removals(struct worker *w)
         slot->dev = NULL;
         slot->removing = false;
         w->n_removing--;
-        for (size_t j = 0; j < ARRAY_SIZE(w->slots); j++)
-            empty &= w->slots[j].dev == NULL;
         /* A page that we hold would keep the destroyed domain from going away. */
-        if (empty)
+        if (!has_devices(w))
             guest_memory_drop(w->memory);
         tell(w, MESSAGE_REMOVED, (uint32_t)i, 0, 0, NULL);
     }
