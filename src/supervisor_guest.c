@@ -479,7 +479,15 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
     }
 }
 
-void guest_readable(struct supervisor *s, struct guest *g)
+/* It goes to logs and terminals, and may be the work of a guest that has taken the worker over. */
+static void make_printable(char *text)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
+            *text = '?';
+}
+
+static void read_messages(struct supervisor *s, struct guest *g, bool ended)
 {
     static struct message message;
     int ret = -EAGAIN;
@@ -490,15 +498,21 @@ void guest_readable(struct supervisor *s, struct guest *g)
         if (ret != 1)
             break;
         message_close_fds(&message); /* a worker has nothing to give us */
+        make_printable(message.text);
         worker_said(s, g, &message);
     }
     if (ret == 1 || ret == -EAGAIN)
         return;
     /* End of file: waitpid tells how it ended. Anything else is not said by our worker. */
-    if (ret != 0 && g->pid > 0)
+    if (ret != 0 && g->pid > 0 && !ended)
         kill(g->pid, SIGKILL);
     close(g->socket);
     g->socket = -1;
+}
+
+void guest_readable(struct supervisor *s, struct guest *g)
+{
+    read_messages(s, g, false);
 }
 
 void guests_reap(struct supervisor *s)
@@ -512,7 +526,7 @@ void guests_reap(struct supervisor *s)
         for (struct guest *g = s->guests; g != NULL; g = g->next)
             if (g->pid == pid) {
                 if (g->socket >= 0)
-                    guest_readable(s, g); /* its last words */
+                    read_messages(s, g, true); /* its last words; its number may be another's by now */
                 worker_ended(s, g, status);
                 break;
             }
