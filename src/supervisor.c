@@ -272,7 +272,8 @@ static int poll_once(struct supervisor *s)
     fds[n++] = (struct pollfd){.fd = s->listen_fd, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = s->uevent_fd, .events = POLLIN};
     for (size_t i = 0; i < CLIENTS_MAX; i++)
-        fds[n++] = (struct pollfd){.fd = s->clients[i].fd, .events = POLLIN};
+        fds[n++] = (struct pollfd){.fd = s->clients[i].fd,
+                                   .events = s->clients[i].answer != NULL ? POLLOUT : POLLIN};
     first_guest = n;
     for (struct guest *g = s->guests; g != NULL; g = g->next)
         fds[n++] = (struct pollfd){.fd = g->socket, .events = POLLIN};
@@ -294,8 +295,12 @@ static int poll_once(struct supervisor *s)
     if (fds[1].revents != 0 && !s->stopping)
         xenstore_readable(s);
     for (size_t i = 0; i < CLIENTS_MAX; i++)
-        if (fds[4 + i].revents != 0 && s->clients[i].fd == fds[4 + i].fd)
-            control_read(s, &s->clients[i]);
+        if (fds[4 + i].revents != 0 && s->clients[i].fd == fds[4 + i].fd) {
+            if (s->clients[i].answer != NULL)
+                control_write(&s->clients[i]);
+            else
+                control_read(s, &s->clients[i]);
+        }
     if (fds[2].revents != 0)
         control_accept(s);
     if (fds[3].revents != 0)
