@@ -349,16 +349,29 @@ static int open_signals(void)
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* What lies in it is believed, removed and replaced: whoever can write there could have it done to others. */
 static int make_folders(const struct daemon_config *config)
 {
+    const char *run_dir = config->run_dir;
     char path[512];
+    struct stat st;
 
-    if (mkdir(config->run_dir, 0755) < 0 && errno != EEXIST)
-        return -errno;
-    snprintf(path, sizeof(path), "%s" EMPTY_ROOT, config->run_dir);
-    if (mkdir(path, 0555) < 0 && errno != EEXIST)
-        return -errno;
-    return 0;
+    if ((mkdir(run_dir, 0755) < 0 && errno != EEXIST) || lstat(run_dir, &st) < 0)
+        goto fail;
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        log_error("run-dir %s is not a folder of root's that only root can write in (%s): remove it, or "
+                  "choose another one in viod.conf", run_dir,
+                  !S_ISDIR(st.st_mode)        ? "it is no folder"
+                  : st.st_uid != geteuid() ? "it belongs to another user"
+                                           : "its permissions are wider");
+        return -EPERM;
+    }
+    snprintf(path, sizeof(path), "%s" EMPTY_ROOT, run_dir);
+    if (mkdir(path, 0555) == 0 || errno == EEXIST)
+        return 0;
+fail:
+    log_error("cannot make %s: %s", run_dir, strerror(errno));
+    return -errno;
 }
 
 bool supervisor_can_take_over(const struct daemon_config *config)
@@ -377,11 +390,8 @@ int supervisor_run(const struct daemon_config *config, char *const *argv)
     s->argv = argv;
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         s->clients[i].fd = -1;
-    ret = make_folders(config);
-    if (ret < 0) {
-        log_error("cannot make %s: %s", config->run_dir, strerror(-ret));
+    if (make_folders(config) < 0)
         return EXIT_FAILURE;
-    }
     s->signal_fd = open_signals();
     /* Before xenstore: a second daemon must not touch any node. */
     ret = control_open(s);
