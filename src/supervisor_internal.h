@@ -35,6 +35,7 @@ struct served_device {
     bool has_config;
     bool is_open;                /* type->close is to be called */
     bool unpublished;            /* WAITING, in a driver domain: for what dom0 says of it */
+    bool malformed;              /* FAILED: its node cannot be read; nothing of it but its id is known */
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
     bool reopen;                 /* its worker has died: the next one needs descriptors */
