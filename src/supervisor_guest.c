@@ -503,8 +503,11 @@ static void read_messages(struct supervisor *s, struct guest *g, bool ended)
     }
     if (ret == 1 || ret == -EAGAIN)
         return;
-    /* End of file: waitpid tells how it ended. Anything else is not said by our worker. */
-    if (ret != 0 && g->pid > 0 && !ended)
+    /*
+     * End of file: it has ended, and waitpid tells how. A worker that lives has not closed its socket, nor
+     * says anything but messages: it is not ours any more. (What already ends is not changed by that.)
+     */
+    if (g->pid > 0 && !ended)
         kill(g->pid, SIGKILL);
     close(g->socket);
     g->socket = -1;

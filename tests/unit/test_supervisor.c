@@ -89,6 +89,8 @@ static int worker(void)
             write_log("add %u fds %u %s\n", message.slot, message.n_fds, message.text);
             if (strstr(message.text, "max-bytes=666") != NULL)
                 say_text(MESSAGE_ADD_FAILED, message.slot, -EINVAL, "red \033[31m\nok\x7f");
+            else if (strstr(message.text, "max-bytes=667") != NULL)
+                close(3); /* and it lives on */
             else
                 say(MESSAGE_ADDED, message.slot, 0);
         } else if (message.type == MESSAGE_REMOVE) {
@@ -742,6 +744,22 @@ static void test_what_workers_say_is_printable(void **state)
     assert_non_null(strstr(ask("show\tg1\n"), "  problem     red ?[31m?ok?\n"));
 }
 
+/* One that cannot be told anything any more is not left to itself. */
+static void test_a_worker_that_hangs_up_is_ended(void **state)
+{
+    pid_t first;
+
+    (void)state;
+    write_file("etc/g1.conf", "[rng0]\nmax-bytes = 667\n");
+    add_domain(5, "g1", "uuid-1");
+    add_node(5, 0, RNG);
+    start();
+    wait_until(logged(" alone", NULL, 0) != 0);
+    first = logged(" alone", NULL, 0);
+    wait_until(!runs(first));
+    wait_until(worker_of(5) != first);
+}
+
 /* Counters of many guests are more than a socket holds. */
 static void test_a_long_answer_is_whole(void **state)
 {
@@ -830,6 +848,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_no_worker_can_be_started, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_names_without_a_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_workers_say_is_printable, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_worker_that_hangs_up_is_ended, set_up, tear_down),
         cmocka_unit_test(test_a_long_answer_is_whole),
         cmocka_unit_test_setup_teardown(test_a_folder_of_others_is_refused, set_up, tear_down),
     };
