@@ -95,7 +95,7 @@ void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t 
 /*
  * Counters, in a file so that they outlive supervisors. Mapped: a worker that made it shorter would
  * kill the supervisor at the next look, but it has no descriptor of it once it serves the guest
- * (worker.c), and cannot get one in its sandbox.
+ * (worker_start.c), and cannot get one in its sandbox.
  */
 static int open_stats(struct guest *g)
 {
