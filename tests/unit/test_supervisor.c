@@ -685,6 +685,7 @@ static void test_a_node_that_is_wrong(void **state)
     n = add_node(6, 0, RNG);
     strcpy(n->wrong, why);
     store_changed(n);
+    wait_until(worker_of(6) != 0);
     n->node.state = NODE_STATE_CLOSING;
     store_changed(n);
     wait_until(n->node.state == NODE_STATE_CLOSED);
@@ -727,6 +728,8 @@ static void test_names_without_a_file(void **state)
     start();
     for (uint32_t i = 0; i < ARRAY_SIZE(guests); i++)
         wait_until(strncmp(n[i]->error, guests[i].error, strlen(guests[i].error)) == 0);
+    for (uint32_t i = 0; i < ARRAY_SIZE(guests); i++)
+        wait_until(worker_of(5 + i) != 0); /* the end of the test knows it by its log */
 }
 
 /* A worker that was taken over by its guest speaks to logs, terminals and xenstore. */
@@ -758,6 +761,9 @@ static void test_a_worker_that_hangs_up_is_ended(void **state)
     first = logged(" alone", NULL, 0);
     wait_until(!runs(first));
     wait_until(worker_of(5) != first);
+    assert_string_equal(ask("stop\n"), "ok\n");
+    waitpid(supervisor, NULL, 0);
+    supervisor = 0;
 }
 
 /* Counters of many guests are more than a socket holds. */
