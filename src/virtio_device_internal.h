@@ -3,7 +3,13 @@
 #ifndef VIOD_VIRTIO_DEVICE_INTERNAL_H
 #define VIOD_VIRTIO_DEVICE_INTERNAL_H
 
+#include <linux/virtio_config.h>
 #include "virtio_device.h"
+
+/* The bits of Status that are the driver's (2.1). */
+#define STATUS_OF_DRIVER                                                                           \
+    (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |           \
+     VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FAILED)
 
 /* An interrupt that waits for company waits at most this long, or as many times its cost ... */
 #define HOLD_MAX_NS INT64_C(10000000)

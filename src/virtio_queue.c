@@ -470,6 +470,13 @@ static void run_resume(struct loop_work *work)
     q->stalled = false;
 }
 
+static void run_leave(struct loop_work *work)
+{
+    struct virtio_queue *q = container_of(work, struct virtio_queue, leave);
+
+    loop_post(q->dev->mmio_loop, &q->left);
+}
+
 void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq)
 {
     queue_of(dev, vq)->held = true;
@@ -501,6 +508,7 @@ void virtio_queue_init(struct virtio_queue *q)
     q->hold_timer.expired = look_again;
     q->pause.run = run_pause;
     q->resume.run = run_resume;
+    q->leave.run = run_leave;
     q->poller.poll = queue_poll;
     q->poller.arm = queue_arm;
     q->poller.disarm = queue_disarm;

@@ -523,6 +523,53 @@ static void test_registers_while_paused(void **state)
     driver_end(&d);
 }
 
+static void detach(struct machine *m)
+{
+    for (unsigned i = 0; !virtio_device_detach(m->dev); i++) {
+        assert_true(i < 10);
+        machine_turn(m);
+    }
+}
+
+/* What was sent to a queue's loop is a part of the queue: the device stays until it has arrived. */
+static void test_detached_after_the_last_message(void **state)
+{
+    struct machine *m = machine_create(NULL);
+
+    (void)state;
+    virtio_queue_coalesce(m->dev, 0, 1, 1);
+    assert_true(atomic_load(&m->dev->queues[0].kick.pending));
+    detach(m);
+    assert_false(atomic_load(&m->dev->queues[0].kick.pending));
+    machine_destroy(m);
+}
+
+/* As the worker does when all of its devices are quiet. */
+static void resume_at_once(struct virtio_device *dev) { virtio_device_resume(dev); }
+
+/* The end of a pause is told to a queue that stops in the same moment. */
+static void test_detached_after_the_end_of_a_pause(void **state)
+{
+    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true}};
+    struct machine *m = machine_create(&config);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1, 1, 16);
+    add(&d, 0, 1);
+    driver_kick(&d, 0);
+    machine_write_start(m, 0, VIRTIO_MMIO_STATUS, 0);
+    virtio_device_pause(m->dev, resume_at_once);
+    machine_turn(m);
+    test_device_complete(test_device(m->dev), 0);
+    while (!fake_answered(m->fake, 0, NULL))
+        machine_turn(m);
+    detach(m);
+    assert_false(atomic_load(&m->dev->queues[0].resume.pending));
+    machine_destroy(m);
+    driver_end(&d);
+}
+
 static void test_create_errors(void **state)
 {
     struct machine_config config = {.test = {.create_error = -EINVAL}};
@@ -973,6 +1020,8 @@ int main(void)
         cmocka_unit_test(test_device_that_gives_up),
         cmocka_unit_test(test_pause_and_resume),
         cmocka_unit_test(test_registers_while_paused),
+        cmocka_unit_test(test_detached_after_the_last_message),
+        cmocka_unit_test(test_detached_after_the_end_of_a_pause),
         cmocka_unit_test(test_create_errors),
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_interrupt_of_a_lone_request_never_waits),
