@@ -99,6 +99,18 @@ static bool set_address(struct sockaddr_un *address, const char *path, char *err
     return true;
 }
 
+/* Does anybody have the socket at this address? Perhaps one of another type, with too much to do. */
+static bool is_alive(const struct sockaddr_un *address, int type)
+{
+    int probe = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bool alive = connect(probe, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
+                 errno == EAGAIN || errno == EPROTOTYPE;
+
+    if (probe >= 0)
+        close(probe);
+    return alive;
+}
+
 int stream_listen(const char *path, int type, char *error, size_t error_len)
 {
     struct sockaddr_un address;
@@ -107,23 +119,21 @@ int stream_listen(const char *path, int type, char *error, size_t error_len)
 
     if (!set_address(&address, path, error, error_len))
         return -ENAMETOOLONG;
-    fd = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return fail(error, error_len, errno, path, "cannot make a socket");
-    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode)) {
-        int probe = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        bool alive = connect(probe, (struct sockaddr *)&address, sizeof(address)) == 0 ||
-                     errno == EAGAIN;
-
-        close(probe);
-        if (alive) {
+    if (lstat(path, &st) == 0) {
+        if (!S_ISSOCK(st.st_mode)) {
+            snprintf(error, error_len, "%s: is there and is no socket; remove it", path);
+            return -EEXIST;
+        }
+        if (is_alive(&address, type)) {
             snprintf(error, error_len, "%s: somebody listens there already; choose another path",
                      path);
-            close(fd);
             return -EADDRINUSE;
         }
         (void)unlink(path);
     }
+    fd = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return fail(error, error_len, errno, path, "cannot make a socket");
     /* Before bind: nobody gets in between. */
     if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
         chmod(path, 0600) < 0 || listen(fd, 8) < 0) {

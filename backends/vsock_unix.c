@@ -2,10 +2,8 @@
 /* The host's side of vsock connections: Unix sockets. */
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -13,70 +11,28 @@
 
 #define BACKLOG 128
 
-static int make_address(const char *path, struct sockaddr_un *address)
-{
-    size_t len = strlen(path);
-
-    memset(address, 0, sizeof(*address));
-    address->sun_family = AF_UNIX;
-    if (len >= sizeof(address->sun_path))
-        return -ENAMETOOLONG;
-    memcpy(address->sun_path, path, len);
-    return 0;
-}
-
-static int make_socket(bool seqpacket)
-{
-    int type = seqpacket ? SOCK_SEQPACKET : SOCK_STREAM;
-    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-    return fd < 0 ? -errno : fd;
-}
+static int type_of(bool seqpacket) { return seqpacket ? SOCK_SEQPACKET : SOCK_STREAM; }
 
 int vsock_listen(const char *path, bool seqpacket, char *error, size_t error_len)
 {
-    struct sockaddr_un address;
-    struct stat st;
-    int ret = make_address(path, &address), fd;
+    int fd = stream_listen(path, type_of(seqpacket), error, error_len);
 
-    if (ret < 0) {
-        snprintf(error, error_len, "%s: too long for a socket's path; at most %zu bytes", path,
-                 sizeof(address.sun_path) - 1);
-        return ret;
-    }
-    /* A socket that is there is of an earlier worker; anything else is not ours. */
-    if (lstat(path, &st) == 0) {
-        if (!S_ISSOCK(st.st_mode)) {
-            snprintf(error, error_len, "%s: is there and is no socket; remove it", path);
-            return -EEXIST;
-        }
-        (void)unlink(path);
-    }
-    fd = make_socket(seqpacket);
-    if (fd < 0) {
-        ret = fd;
-    } else if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-               chmod(path, 0600) < 0 || listen(fd, BACKLOG) < 0) {
-        ret = -errno;
-        close(fd);
-    }
-    if (ret < 0) {
-        snprintf(error, error_len, "%s: cannot listen there: %s", path, strerror(-ret));
-        return ret;
-    }
+    if (fd >= 0)
+        (void)listen(fd, BACKLOG); /* more than those of a console's port */
     return fd;
 }
 
 int vsock_connect(const char *path, bool seqpacket)
 {
-    struct sockaddr_un address;
-    int ret = make_address(path, &address), fd;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd, ret;
 
-    if (ret < 0)
-        return ret;
-    fd = make_socket(seqpacket);
+    if (strlen(path) >= sizeof(address.sun_path))
+        return -ENAMETOOLONG;
+    memcpy(address.sun_path, path, strlen(path));
+    fd = socket(AF_UNIX, type_of(seqpacket) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return fd;
+        return -errno;
     if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
         ret = -errno;
         close(fd);

@@ -97,6 +97,14 @@ static int set_up_port(const struct device_config *config, const struct config_p
             snprintf(error, error_len, "%s: there is no folder for the guest's consoles", config->name);
             return -ENOENT;
         }
+        /* Other names in that folder have a dot. */
+        if (!strcmp(part->name, "state") || !strcmp(part->name, "vsock")) {
+            snprintf(error, error_len,
+                     "%s: port %s: viod has a file of its own of that name in %s; give the port "
+                     "another one",
+                     config->name, part->name, run_dir);
+            return -EEXIST;
+        }
         snprintf(port->path, sizeof(port->path), "%s/%s", run_dir, part->name);
         return 0;
     }

@@ -17,6 +17,8 @@
 /* Misses in a row, at the full window, after which polling does not pay here. */
 #define POLL_MISSES_MAX 4u
 #define POLL_BACKOFF_MIN 64u
+/* Between two looks, which take a microsecond or two: somebody else had this CPU meanwhile. */
+#define PREEMPTED_NS 50000
 #define POLL_BACKOFF_MAX 4096u
 
 struct event_loop {
@@ -32,6 +34,8 @@ struct event_loop {
     struct loop_poller *pollers;
     struct loop_timer *timers;
     int64_t poll_max_ns, poll_window_ns, poll_since_ns;
+    int64_t poll_seen_ns;  /* the last look, if nothing was there; or 0 */
+    bool poll_preempted;   /* since poll_since_ns */
     unsigned poll_missed_in_row, poll_backoff, poll_backoff_next; /* backoff: in sleeps */
     struct thread_stats own_stats;
     struct thread_stats *stats;
@@ -171,12 +175,22 @@ void loop_post(struct event_loop *loop, struct loop_work *work)
     }
 }
 
+void loop_found(struct event_loop *loop)
+{
+    if (loop->poll_since_ns == 0 || loop->poll_seen_ns == 0)
+        return;
+    if (monotonic_ns() - loop->poll_seen_ns > PREEMPTED_NS)
+        loop->poll_preempted = true;
+    loop->poll_seen_ns = 0; /* what follows is work */
+}
+
 static bool run_inbox(struct event_loop *loop)
 {
     struct loop_work *work, *next, *first = NULL;
 
     if (atomic_load_explicit(&loop->inbox, memory_order_relaxed) == NULL)
         return false;
+    loop_found(loop);
     work = atomic_exchange_explicit(&loop->inbox, NULL, memory_order_acquire);
     for (; work != NULL; work = next) { /* oldest first */
         next = work->next;
@@ -264,6 +278,7 @@ static bool reap(struct event_loop *loop)
     }
     if (n == 0)
         return false;
+    loop_found(loop);
     io_uring_cq_advance(&loop->ring, n);
     for (unsigned i = 0; i < n; i++)
         if (done[i].op != NULL)
@@ -445,8 +460,13 @@ static bool keep_polling(struct event_loop *loop)
     if (!hot)
         return false;
     now = monotonic_ns();
-    if (loop->poll_since_ns == 0)
+    if (loop->poll_since_ns == 0) {
         loop->poll_since_ns = now;
+        loop->poll_preempted = false;
+    } else if (now - loop->poll_seen_ns > PREEMPTED_NS) {
+        loop->poll_preempted = true;
+    }
+    loop->poll_seen_ns = now;
     if (now - loop->poll_since_ns < loop->poll_window_ns)
         return true;
     count_one(&loop->stats->poll_misses);
@@ -456,11 +476,35 @@ static bool keep_polling(struct event_loop *loop)
 }
 
 /*
+ * Where the guest needs this very CPU to go on, polling meets nothing, however short the sleeps, or
+ * only what the guest did when the hypervisor took the CPU from the poller at last: after a few of these
+ * in a row it is given up for a number of sleeps, which doubles each time.
+ */
+static void give_up_polling(struct event_loop *loop)
+{
+    loop->poll_missed_in_row = 0;
+    loop->poll_window_ns = 0;
+    loop->poll_backoff = loop->poll_backoff_next;
+    loop->poll_backoff_next = MIN(loop->poll_backoff_next * 2, POLL_BACKOFF_MAX);
+}
+
+static void end_poll(struct event_loop *loop)
+{
+    loop->poll_since_ns = 0;
+    if (loop->poll_preempted) {
+        count_one(&loop->stats->poll_misses);
+        if (++loop->poll_missed_in_row >= POLL_MISSES_MAX)
+            give_up_polling(loop);
+    } else {
+        count_one(&loop->stats->poll_hits);
+        loop->poll_missed_in_row = 0;
+        loop->poll_backoff_next = POLL_BACKOFF_MIN;
+    }
+}
+
+/*
  * The window doubles when a sleep was so short that polling would have met its end, and halves, soon
  * to nothing, when work is rarer than the longest poll allowed: an idle loop costs nothing.
- *
- * Where the guest needs this very CPU to go on, polling never meets anything, however short the
- * sleeps: after a few misses in a row it is given up for a number of sleeps, which doubles each time.
  */
 static void adapt(struct event_loop *loop, int64_t slept_ns)
 {
@@ -470,16 +514,12 @@ static void adapt(struct event_loop *loop, int64_t slept_ns)
         loop->poll_backoff--;
         return;
     }
-    if (slept_ns > loop->poll_max_ns) {
-        loop->poll_window_ns = loop->poll_window_ns > POLL_START_NS ? loop->poll_window_ns / 2 : 0;
-        loop->poll_missed_in_row = 0;
+    if (loop->poll_missed_in_row >= POLL_MISSES_MAX) {
+        give_up_polling(loop);
         return;
     }
-    if (loop->poll_missed_in_row >= POLL_MISSES_MAX) {
-        loop->poll_missed_in_row = 0;
-        loop->poll_window_ns = 0;
-        loop->poll_backoff = loop->poll_backoff_next;
-        loop->poll_backoff_next = MIN(loop->poll_backoff_next * 2, POLL_BACKOFF_MAX);
+    if (slept_ns > loop->poll_max_ns) {
+        loop->poll_window_ns = loop->poll_window_ns > POLL_START_NS ? loop->poll_window_ns / 2 : 0;
         return;
     }
     loop->poll_window_ns =
@@ -577,12 +617,8 @@ int event_loop_run(struct event_loop *loop)
 {
     while (!atomic_load_explicit(&loop->stopping, memory_order_relaxed)) {
         if (serve(loop)) {
-            if (loop->poll_since_ns != 0) {
-                count_one(&loop->stats->poll_hits);
-                loop->poll_since_ns = 0;
-                loop->poll_missed_in_row = 0;
-                loop->poll_backoff_next = POLL_BACKOFF_MIN;
-            }
+            if (loop->poll_since_ns != 0)
+                end_poll(loop);
             continue;
         }
         if (keep_polling(loop))

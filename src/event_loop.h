@@ -36,7 +36,10 @@ struct loop_op {
  * functions run in the loop's thread.
  */
 struct loop_poller {
-    /* Looks and serves. True if there was work. Bounded: leaves the rest for the next turn. */
+    /*
+     * Looks and serves. True if there was work. Bounded: leaves the rest for the next turn. Before it
+     * serves what it has found, it calls loop_found.
+     */
     bool (*poll)(struct loop_poller *poller);
     /* About to sleep: ask the other side for notifications, look again. True: work is there. */
     bool (*arm)(struct loop_poller *poller);
@@ -71,6 +74,9 @@ void loop_stop(struct event_loop *loop);
 
 /* Something is sure to come soon (the answer to an interrupt): poll for it, if polling pays at all. */
 void loop_expect(struct event_loop *loop);
+
+/* A poller has found work, and does it now: what is between its looks is no work until then. */
+void loop_found(struct event_loop *loop);
 
 /* Is it worth waiting for something in memory? Not if the other side needs this very CPU. */
 bool loop_polling_pays(const struct event_loop *loop);

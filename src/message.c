@@ -78,8 +78,10 @@ int message_receive(int socket, struct message *message)
             memcpy(message->fds + message->n_fds, CMSG_DATA(c), count * sizeof(int));
             message->n_fds += (uint32_t)count;
         }
-    if (n == 0)
+    if (n == 0) {
+        message_close_fds(message); /* of a packet without a byte, which is no end, but no message either */
         return 0;
+    }
     if ((size_t)n < HEADER_LEN || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 ||
         message->text_len != (size_t)n - HEADER_LEN) {
         message_close_fds(message);

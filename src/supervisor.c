@@ -62,11 +62,70 @@ static struct served_device *new_device(struct guest *g, const struct device_nod
     return NULL;
 }
 
-static void malformed_node(struct supervisor *s, const struct node_id *id, const char *why)
+/* A new device of the guest, which is made if it is not known; NULL: it cannot be. */
+static struct served_device *add_device(struct supervisor *s, struct guest **g,
+                                        const struct device_node *node)
 {
-    log_error("domain %u: device node %u of kind %s: %s", id->domid, id->devid,
-              id->kind == NODE_VIRTIO ? "virtio" : "virtio_disk", why);
-    (void)xenstore_set_error(s->xs, id, why);
+    if (*g == NULL)
+        *g = guest_new(s, node->id.domid);
+    return *g != NULL ? new_device(*g, node) : NULL;
+}
+
+/* Even if the device failed: an access where no IOREQ server listens makes the guest panic. */
+static void start_worker(struct supervisor *s, struct guest *g, struct served_device *d)
+{
+    int ret;
+
+    if (g->pid >= 0 || g->restart_at_ns != 0)
+        return;
+    if (g->failure[0] == '\0') {
+        ret = guest_start_worker(s, g);
+        if (ret == 0)
+            return;
+        snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
+    }
+    if (d->state != SERVED_FAILED)
+        device_fail(s, g, d, g->failure);
+}
+
+static const char *kind_of(const struct node_id *id)
+{
+    return id->kind == NODE_VIRTIO ? "virtio" : "virtio_disk";
+}
+
+/* A node that is wrong is not served, but seen: by those who ask for it, and when it is to go. */
+static void node_is_wrong(struct supervisor *s, struct guest *g, struct served_device *d,
+                          const struct device_node *node, const char *why)
+{
+    char text[CONFIG_ERROR_LEN];
+
+    if (d != NULL && d->state != SERVED_GONE) {
+        if (node->state == NODE_STATE_CLOSING)
+            remove_device(g, s, d);
+        return;
+    }
+    if (node->state == NODE_STATE_CLOSING) {
+        (void)xenstore_set_state(s->xs, &node->id, NODE_STATE_CLOSED);
+        return;
+    }
+    if (node->state != NODE_STATE_INITIALISING) {
+        log_error("domain %u: device node %u of kind %s: %s", node->id.domid, node->id.devid,
+                  kind_of(&node->id), why);
+        (void)xenstore_set_error(s->xs, &node->id, why);
+        return;
+    }
+    if (g != NULL && g->state == WORKER_QUITTING) {
+        g->rescan = true;
+        return;
+    }
+    d = add_device(s, &g, node);
+    if (d == NULL)
+        return;
+    d->malformed = true;
+    snprintf(d->name, sizeof(d->name), "%s-%u", kind_of(&node->id), node->id.devid);
+    snprintf(text, sizeof(text), "its node in xenstore is wrong: %.400s", why);
+    device_fail(s, g, d, text);
+    start_worker(s, g, d);
 }
 
 static void node_changed(struct supervisor *s, const struct node_id *id)
@@ -77,19 +136,27 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
     char error[CONFIG_ERROR_LEN];
     int ret = xenstore_read_node(s->xs, id, &node, error, sizeof(error));
 
-    if (ret == -EINVAL) {
-        if (d == NULL)
-            malformed_node(s, id, error);
-        return;
-    }
-    if (ret < 0) { /* gone */
+    if (ret == -ENOENT) { /* gone */
         if (d != NULL)
             remove_device(g, s, d);
+        return;
+    }
+    if (ret < 0 && ret != -EINVAL) { /* not known: what is served is served on */
+        log_error("domain %u: device node %u of kind %s cannot be read, and stays as it is: %s", id->domid,
+                  id->devid, kind_of(id), error);
         return;
     }
     /* In a driver domain nobody else removes it, and libxl waits for that. */
     if (is_driver_domain(s) && node.state == NODE_STATE_CLOSED && !node.online)
         removal_schedule(s, id);
+    if (ret == -EINVAL) {
+        node_is_wrong(s, g, d, &node, error);
+        return;
+    }
+    if (d != NULL && d->malformed) { /* no longer */
+        d->used = false;
+        d = NULL;
+    }
     if (d != NULL && d->state != SERVED_GONE) {
         if (node.state == NODE_STATE_CLOSING || !node.online)
             remove_device(g, s, d);
@@ -115,26 +182,14 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
         g->rescan = true; /* a reused domid: the old worker has to go first */
         return;
     }
-    if (g == NULL) {
-        g = guest_new(s, id->domid);
-        if (g == NULL)
-            return;
-    }
-    d = new_device(g, &node);
+    d = add_device(s, &g, &node);
     if (d == NULL)
         return; /* more than twice the slots that exist: not written by xl */
     if (g->state != WORKER_QUITTING) /* one that is starting reads it afterwards */
         guest_send(g, MESSAGE_EXPECT,
                     (uint32_t)((node.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT), 1);
     device_configure(s, g, d);
-    /* Even if the device failed: an access where no IOREQ server listens makes the guest panic. */
-    if (g->pid < 0 && g->failure[0] == '\0' && g->restart_at_ns == 0) {
-        ret = guest_start_worker(s, g);
-        if (ret < 0) {
-            snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
-            device_fail(s, g, d, g->failure);
-        }
-    }
+    start_worker(s, g, d);
 }
 
 void guest_scan(struct supervisor *s, uint32_t domid)
@@ -272,7 +327,8 @@ static int poll_once(struct supervisor *s)
     fds[n++] = (struct pollfd){.fd = s->listen_fd, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = s->uevent_fd, .events = POLLIN};
     for (size_t i = 0; i < CLIENTS_MAX; i++)
-        fds[n++] = (struct pollfd){.fd = s->clients[i].fd, .events = POLLIN};
+        fds[n++] = (struct pollfd){.fd = s->clients[i].fd,
+                                   .events = s->clients[i].answer != NULL ? POLLOUT : POLLIN};
     first_guest = n;
     for (struct guest *g = s->guests; g != NULL; g = g->next)
         fds[n++] = (struct pollfd){.fd = g->socket, .events = POLLIN};
@@ -294,8 +350,12 @@ static int poll_once(struct supervisor *s)
     if (fds[1].revents != 0 && !s->stopping)
         xenstore_readable(s);
     for (size_t i = 0; i < CLIENTS_MAX; i++)
-        if (fds[4 + i].revents != 0 && s->clients[i].fd == fds[4 + i].fd)
-            control_read(s, &s->clients[i]);
+        if (fds[4 + i].revents != 0 && s->clients[i].fd == fds[4 + i].fd) {
+            if (s->clients[i].answer != NULL)
+                control_write(&s->clients[i]);
+            else
+                control_read(s, &s->clients[i]);
+        }
     if (fds[2].revents != 0)
         control_accept(s);
     if (fds[3].revents != 0)
@@ -344,16 +404,29 @@ static int open_signals(void)
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* What lies in it is believed, removed and replaced: whoever can write there could have it done to others. */
 static int make_folders(const struct daemon_config *config)
 {
+    const char *run_dir = config->run_dir;
     char path[512];
+    struct stat st;
 
-    if (mkdir(config->run_dir, 0755) < 0 && errno != EEXIST)
-        return -errno;
-    snprintf(path, sizeof(path), "%s" EMPTY_ROOT, config->run_dir);
-    if (mkdir(path, 0555) < 0 && errno != EEXIST)
-        return -errno;
-    return 0;
+    if ((mkdir(run_dir, 0755) < 0 && errno != EEXIST) || lstat(run_dir, &st) < 0)
+        goto fail;
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        log_error("run-dir %s is not a folder of root's that only root can write in (%s): remove it, or "
+                  "choose another one in viod.conf", run_dir,
+                  !S_ISDIR(st.st_mode)        ? "it is no folder"
+                  : st.st_uid != geteuid() ? "it belongs to another user"
+                                           : "its permissions are wider");
+        return -EPERM;
+    }
+    snprintf(path, sizeof(path), "%s" EMPTY_ROOT, run_dir);
+    if (mkdir(path, 0555) == 0 || errno == EEXIST)
+        return 0;
+fail:
+    log_error("cannot make %s: %s", run_dir, strerror(errno));
+    return -errno;
 }
 
 bool supervisor_can_take_over(const struct daemon_config *config)
@@ -372,11 +445,8 @@ int supervisor_run(const struct daemon_config *config, char *const *argv)
     s->argv = argv;
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         s->clients[i].fd = -1;
-    ret = make_folders(config);
-    if (ret < 0) {
-        log_error("cannot make %s: %s", config->run_dir, strerror(-ret));
+    if (make_folders(config) < 0)
         return EXIT_FAILURE;
-    }
     s->signal_fd = open_signals();
     /* Before xenstore: a second daemon must not touch any node. */
     ret = control_open(s);

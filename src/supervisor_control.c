@@ -17,7 +17,7 @@
 #include "supervisor_internal.h"
 
 #define WORDS_MAX 6
-/* How long a client may take to send its line, or a worker to answer a request. */
+/* How long a client may take to send its line or to take its answer, or a worker to answer a request. */
 #define CLIENT_BOUND_NS (INT64_C(10) * 1000000000)
 
 /*
@@ -84,28 +84,48 @@ static void hang_up(struct client *client)
 {
     close(client->fd);
     client->fd = -1;
+    free(client->answer);
+    client->answer = NULL;
     client->waits_for = 0;
     client->waits_ready = false;
     client->waits_upgrade = false;
 }
 
-/* The answer is small against a socket's buffer; a client that does not read loses the rest. */
+void control_write(struct client *client)
+{
+    while (client->answer_sent < client->answer_len) {
+        ssize_t n = send(client->fd, client->answer + client->answer_sent,
+                         client->answer_len - client->answer_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return; /* counters of many guests are more than a socket holds */
+        if (n <= 0)
+            break;
+        client->answer_sent += (size_t)n;
+    }
+    hang_up(client);
+}
+
 void control_reply(struct client *client, const char *error, const char *text, size_t len)
 {
     char head[CONFIG_ERROR_LEN + 16];
     int n = error != NULL ? snprintf(head, sizeof(head), "error %s\n", error)
                           : snprintf(head, sizeof(head), "ok\n");
 
-    (void)!send(client->fd, head, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (len > 0) {
-        ssize_t sent = send(client->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-
-        if (sent <= 0)
-            break;
-        text += sent;
-        len -= (size_t)sent;
+    client->answer = malloc((size_t)n + len);
+    if (client->answer == NULL) {
+        hang_up(client);
+        return;
     }
-    hang_up(client);
+    memcpy(client->answer, head, (size_t)n);
+    if (len > 0)
+        memcpy(client->answer + n, text, len);
+    client->answer_len = (size_t)n + len;
+    client->answer_sent = 0;
+    client->waits_for = 0;
+    client->waits_ready = client->waits_upgrade = false;
+    client->until_ns = monotonic_ns() + CLIENT_BOUND_NS;
+    control_write(client);
 }
 
 static void execute(struct supervisor *s, struct client *client)
@@ -201,7 +221,10 @@ void control_expire(struct supervisor *s, int64_t now)
     for (size_t i = 0; i < CLIENTS_MAX; i++) {
         struct client *client = &s->clients[i];
 
-        if (client->fd >= 0 && client->waits_ready) {
+        if (client->fd >= 0 && client->answer != NULL) {
+            if (now >= client->until_ns)
+                hang_up(client);
+        } else if (client->fd >= 0 && client->waits_ready) {
             if (wait_is_over(s, client, now, error, sizeof(error)))
                 control_reply(client, error[0] != '\0' ? error : NULL, "", 0);
         } else if (client->fd >= 0 && now >= client->until_ns) {

@@ -74,7 +74,7 @@ void device_send(struct supervisor *s, struct guest *g, struct served_device *d)
     if (gntdev >= 0)
         close(gntdev);
     device_config_close_fds(&d->config);
-    if (ret == -EPIPE || ret == -ECONNRESET) {
+    if (ret == -EPIPE || ret == -ECONNRESET || g->socket < 0) {
         /* It has died since it said that it is ready: its successor gets the device. */
         d->state = SERVED_WAITING;
         d->reopen = true;

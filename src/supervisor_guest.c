@@ -95,7 +95,7 @@ void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t 
 /*
  * Counters, in a file so that they outlive supervisors. Mapped: a worker that made it shorter would
  * kill the supervisor at the next look, but it has no descriptor of it once it serves the guest
- * (worker.c), and cannot get one in its sandbox.
+ * (worker_start.c), and cannot get one in its sandbox.
  */
 static int open_stats(struct guest *g)
 {
@@ -481,7 +481,15 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
     }
 }
 
-void guest_readable(struct supervisor *s, struct guest *g)
+/* It goes to logs and terminals, and may be the work of a guest that has taken the worker over. */
+static void make_printable(char *text)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
+            *text = '?';
+}
+
+static void read_messages(struct supervisor *s, struct guest *g, bool ended)
 {
     static struct message message;
     int ret = -EAGAIN;
@@ -492,15 +500,24 @@ void guest_readable(struct supervisor *s, struct guest *g)
         if (ret != 1)
             break;
         message_close_fds(&message); /* a worker has nothing to give us */
+        make_printable(message.text);
         worker_said(s, g, &message);
     }
     if (ret == 1 || ret == -EAGAIN)
         return;
-    /* End of file: waitpid tells how it ended. Anything else is not said by our worker. */
-    if (ret != 0 && g->pid > 0)
+    /*
+     * End of file: it has ended, and waitpid tells how. A worker that lives has not closed its socket, nor
+     * says anything but messages: it is not ours any more. (What already ends is not changed by that.)
+     */
+    if (g->pid > 0 && !ended)
         kill(g->pid, SIGKILL);
     close(g->socket);
     g->socket = -1;
+}
+
+void guest_readable(struct supervisor *s, struct guest *g)
+{
+    read_messages(s, g, false);
 }
 
 void guests_reap(struct supervisor *s)
@@ -514,7 +531,7 @@ void guests_reap(struct supervisor *s)
         for (struct guest *g = s->guests; g != NULL; g = g->next)
             if (g->pid == pid) {
                 if (g->socket >= 0)
-                    guest_readable(s, g); /* its last words */
+                    read_messages(s, g, true); /* its last words; its number may be another's by now */
                 worker_ended(s, g, status);
                 break;
             }

@@ -35,6 +35,7 @@ struct served_device {
     bool has_config;
     bool is_open;                /* type->close is to be called */
     bool unpublished;            /* WAITING, in a driver domain: for what dom0 says of it */
+    bool malformed;              /* FAILED: its node cannot be read; nothing of it but its id is known */
     char backing[1024];          /* what it is on the host, for people */
     dev_t backing_device;        /* of a block device; 0 otherwise */
     bool reopen;                 /* its worker has died: the next one needs descriptors */
@@ -85,6 +86,8 @@ struct client {
     bool waits_upgrade;          /* see supervisor_upgrade.c */
     uint32_t ready_domid;
     int64_t until_ns;
+    char *answer;                /* that it has not taken yet; NULL: none */
+    size_t answer_len, answer_sent;
 };
 
 /* Another program is to take this one's place. */
@@ -233,12 +236,14 @@ void upgrade_answered(struct supervisor *s, int status);
 void upgrade_expire(struct supervisor *s, int64_t now);
 
 /* supervisor_control.c */
-/* Answers a client that waits, and hangs up. */
+/* Answers a client that waits, and hangs up when it has taken all of it. */
 void control_reply(struct client *client, const char *error, const char *text, size_t len);
 int control_open(struct supervisor *s);
 void control_close(struct supervisor *s);
 void control_accept(struct supervisor *s);
 void control_read(struct supervisor *s, struct client *client);
+/* What is left of an answer. */
+void control_write(struct client *client);
 void control_replied(struct supervisor *s, uint32_t id, int32_t status, const char *text);
 void control_expire(struct supervisor *s, int64_t now);
 

@@ -34,12 +34,20 @@ bool is_driver_domain(const struct supervisor *s)
 int guest_file_path(const struct supervisor *s, const char *name, char *path, size_t path_len,
                     char *error, size_t error_len)
 {
-    if (strchr(name, '/') != NULL) {
-        snprintf(error, error_len, "the domain's name contains a slash: no configuration for it");
-        return -EINVAL;
-    }
-    snprintf(path, path_len, "%s/%s.conf", s->config->config_dir, name);
-    return 0;
+    const char *why = NULL;
+
+    if (strcmp(name, "?") == 0)
+        why = "the domain has no name, or one of more than 63 bytes";
+    else if (strchr(name, '/') != NULL)
+        why = "the domain's name contains a slash";
+    else if (strcmp(name, "viod") == 0)
+        why = "the domain's name is viod, and the file of that name is the daemon's own";
+    else if ((size_t)snprintf(path, path_len, "%s/%s.conf", s->config->config_dir, name) >= path_len)
+        why = "the path of its file is too long: choose another config-dir in viod.conf";
+    if (why == NULL)
+        return 0;
+    snprintf(error, error_len, "%s: no configuration for it", why);
+    return -EINVAL;
 }
 
 /* Of those that this domain serves: for a toolstack that leaves no notes as libxl does. */
@@ -258,8 +266,11 @@ void publish_device(struct supervisor *s, const struct node_id *id)
     s->has_driver_domains = true;
     if (g != NULL)
         guest_send(g, MESSAGE_YIELD, slot_of(&node), 0);
-    if (xenstore_domain_name(s->xs, id->domid, p.name, sizeof(p.name)) < 0)
+    ret = xenstore_domain_name(s->xs, id->domid, p.name, sizeof(p.name));
+    if (ret == -ENOENT)
         return; /* it is going away */
+    if (ret < 0)
+        snprintf(p.name, sizeof(p.name), "?"); /* as in this domain: see guest_file_path */
     if (xenstore_domain_uuid(s->xs, id->domid, p.uuid, sizeof(p.uuid)) < 0)
         p.uuid[0] = '\0';
     device_name(s, &node, p.device, sizeof(p.device));

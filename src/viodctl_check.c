@@ -477,7 +477,7 @@ static void open_guest_file(struct check *check)
         GUEST_PROBLEM(check, "the guest has no name; write name = \"...\"");
         return;
     }
-    if (strchr(name, '/') || name[0] == '.' || !strcmp(name, "viod") || strlen(name) > 200) {
+    if (strchr(name, '/') || name[0] == '.' || !strcmp(name, "viod") || strlen(name) > 63) {
         GUEST_PROBLEM(check, "\"%.200s\" cannot be the name of a guest's file (it has a /, begins "
                       "with a dot, is the daemon's own or too long); give the guest another name",
                       name);

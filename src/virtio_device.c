@@ -272,8 +272,8 @@ void virtio_device_set_status(struct virtio_device *dev, uint8_t value)
 {
     uint8_t old = status_of(dev), set;
 
-    /* 2.1.1: the driver clears no bit but by reset, and NEEDS_RESET is ours. */
-    set = value & (uint8_t)~old & (uint8_t)~VIRTIO_CONFIG_S_NEEDS_RESET;
+    /* 2.1.1: the driver clears no bit but by reset; NEEDS_RESET is ours, and the others are nobody's. */
+    set = value & (uint8_t)~old & STATUS_OF_DRIVER;
     if (dev->resetting || set == 0)
         return;
     if ((set & VIRTIO_CONFIG_S_FEATURES_OK) != 0) {
@@ -392,6 +392,11 @@ static struct event_loop *home_of(const struct virtio_device *dev,
     return env->io_loops[(dev->irq + (dev->ops->one_loop ? 0 : index / together)) % env->n_io_loops];
 }
 
+static void run_left(struct loop_work *work)
+{
+    container_of(work, struct virtio_queue, left)->dev->leaves_pending--;
+}
+
 static int create_queues(struct virtio_device *dev, const struct virtio_environment *env,
                          const struct device_config *device)
 {
@@ -419,6 +424,7 @@ static int create_queues(struct virtio_device *dev, const struct virtio_environm
         q->stats = &dev->stats->queues[MIN(i, STATS_QUEUES_MAX - 1)];
         q->stopped.run = run_stopped;
         q->paused.run = run_paused;
+        q->left.run = run_left;
         virtio_queue_init(q);
         clear_queue_registers(q);
     }
@@ -516,9 +522,21 @@ fail:
     return ret;
 }
 
+/*
+ * A message to a queue that has stopped means nothing, but it is a part of the queue, and may still be in
+ * its loop's inbox (the end of a pause, a new limit for interrupts). A last one arrives behind all others.
+ */
 bool virtio_device_detach(struct virtio_device *dev)
 {
-    return dev->ops->detach == NULL || dev->ops->detach(dev);
+    if (!dev->leaving) {
+        if (dev->ops->detach != NULL && !dev->ops->detach(dev))
+            return false;
+        dev->leaving = true;
+        dev->leaves_pending = dev->n_queues;
+        for (unsigned i = 0; i < dev->n_queues; i++)
+            loop_post(dev->queues[i].loop, &dev->queues[i].leave);
+    }
+    return dev->leaves_pending == 0;
 }
 
 void virtio_device_destroy(struct virtio_device *dev)

@@ -136,6 +136,8 @@ struct virtio_queue {
     struct loop_work start, stop, kick, pause, resume, recheck;
     /* ... and its answers. */
     struct loop_work stopped, paused;
+    /* The last message, and its answer: see virtio_device_detach. */
+    struct loop_work leave, left;
     /* I/O thread. */
     struct loop_poller poller;
     struct loop_timer recheck_timer;
@@ -152,6 +154,9 @@ struct virtio_queue {
     int64_t tail_ns; /* how long that lasts, usually */
     bool napping;    /* the interrupt waits, and hold_timer is set; notifications are off */
     bool probing;    /* it waits to find out what `depth` is */
+    bool added;      /* buffers came since the last interrupt */
+    unsigned gap_at; /* how many were outstanding when it was raised because no more came; or 0 */
+    unsigned patience; /* how many times its own cost an interrupt waits for more to come */
     unsigned probe_in, probe_next; /* interrupts until the next time */
     struct loop_timer hold_timer;
     /* What the driver said about its interrupts: see virtio_queue_coalesce. Any thread. */
@@ -209,6 +214,8 @@ struct virtio_device {
     unsigned pauses_pending;
     void (*pause_done)(struct virtio_device *dev);
     unsigned stops_pending;
+    bool leaving;              /* the device has let go of all; messages may still be on their way */
+    unsigned leaves_pending;
     void *transport;           /* virtio_mmio's */
     void *worker;              /* the worker's */
 };
@@ -237,8 +244,8 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
                          const struct device_config *config, struct device_stats *stats,
                          struct virtio_device **out, char *error, size_t error_len);
 /*
- * MMIO thread: all queues are stopped (virtio_device_reset). True: virtio_device_destroy may follow.
- * False: ask again when the loop has turned.
+ * MMIO thread: all queues are stopped (virtio_device_reset). True: nothing of the device is in a loop, or
+ * on its way to one, and virtio_device_destroy may follow. False: ask again when the loop has turned.
  */
 bool virtio_device_detach(struct virtio_device *dev);
 /* All queues must be stopped and the device detached, unless it never left virtio_device_create. */

@@ -3,15 +3,21 @@
 #ifndef VIOD_VIRTIO_DEVICE_INTERNAL_H
 #define VIOD_VIRTIO_DEVICE_INTERNAL_H
 
+#include <linux/virtio_config.h>
 #include "virtio_device.h"
+
+/* The bits of Status that are the driver's (2.1). */
+#define STATUS_OF_DRIVER                                                                           \
+    (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |           \
+     VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FAILED)
 
 /* An interrupt that waits for company waits at most this long, or as many times its cost ... */
 #define HOLD_MAX_NS INT64_C(10000000)
-#define HOLD_MAX_COSTS 16
+#define HOLD_MAX_COSTS 32
 #define NAP_MAX_NS INT64_C(200000)
 /* ... and, since the driver last added a buffer, what an interrupt costs the driver, within ... */
 #define IRQ_COST_MIN_NS INT64_C(2000)
-#define IRQ_COST_MAX_NS INT64_C(500000)
+#define IRQ_COST_MAX_NS INT64_C(1000000)
 #define IRQ_COST_FIRST_NS INT64_C(10000)
 
 static inline struct virtio_queue *queue_of(struct virtio_device *dev, const struct virtqueue *vq)

@@ -13,13 +13,15 @@
 /* Requests that are submitted together at most, when there is a choice. */
 #define SUBMIT_BATCH 8u
 /* How long the last requests take until more is known: too long for an early interrupt. */
-#define TAIL_FIRST_NS 1000000000
+#define TAIL_FIRST_NS INT64_C(1000000000)
 /* Without polling, an interrupt that waits for company waits asleep: at least for as long as a sleep is
  * worth its price. */
 #define NAP_MIN_NS 20000
 /* Interrupts until one waits to see whether there would be company: at first, and at most. */
 #define PROBE_FIRST 16u
 #define PROBE_MAX 1024u
+/* An interrupt that waits for company waits for so many times its own cost, at most. */
+#define PATIENCE_MAX 8u
 /* How long a driver may take from its acknowledgement to its look at the rings. */
 #define RECHECK_NS 1000000
 
@@ -45,6 +47,8 @@ static bool flush(struct virtio_queue *q)
     q->completed += n - foretold;
     if (virtqueue_flush(q->vq)) {
         q->completed += foretold; /* too late: the driver has looked at the ring already */
+        if (foretold > 0)
+            q->tail_ns = MIN(2 * q->tail_ns, TAIL_FIRST_NS); /* not so soon again */
         if (!q->irq_wanted) {
             bool coalesces = coalesce_ns(q) > 0;
 
@@ -81,9 +85,10 @@ static bool hold_submission(const struct virtio_queue *q)
 enum hold { HOLD_NOT, HOLD_SPINNING, HOLD_ASLEEP };
 
 /*
- * Without polling, the interrupt for one request stops the driver before it has added the next one,
- * however many it could keep outstanding: only now and then waiting shows that. More rarely each time
- * that it was in vain: those of a driver that waits for each request hardly ever wait.
+ * The interrupt for few requests stops the driver before it has added the next one, however many it could
+ * keep outstanding: only waiting shows that, now and then. More rarely each time that it was in vain:
+ * interrupts of a driver that keeps no more outstanding hardly ever wait. With polling, those of one that
+ * waits for each request never do: one that does not is mostly seen to add before it is stopped.
  */
 static bool probe(struct virtio_queue *q)
 {
@@ -98,12 +103,39 @@ static bool probe(struct virtio_queue *q)
 }
 
 /*
+ * The driver added nothing for so long that it was told what is done, less than it is believed to keep
+ * outstanding. It may have no more; or it was only held up, by an interrupt of its own or by another
+ * guest. That shows when it comes back: if it has more outstanding then, more patience pays; if not, less
+ * does, and at the second time in a row it is believed.
+ */
+static void judge_gap(struct virtio_queue *q, bool more)
+{
+    if (q->gap_at == 0)
+        return;
+    q->patience = more ? MIN(2 * q->patience, PATIENCE_MAX) : MAX(q->patience / 2, 1u);
+    q->gap_at = 0;
+}
+
+static void note_gap(struct virtio_queue *q)
+{
+    unsigned outstanding = MAX(virtqueue_in_flight(q->vq) + q->completed, 1u), before = q->gap_at;
+
+    judge_gap(q, false);
+    q->gap_at = outstanding;
+    if (before == 0)
+        return;
+    q->depth = MIN(q->depth, MAX(before, outstanding));
+    q->probe_in = q->probe_next = PROBE_FIRST; /* the belief is new */
+}
+
+/*
  * A fast backend has a request done while the driver still prepares the next one. An interrupt for
  * each would cost the driver two traps (InterruptStatus, InterruptACK), in which it adds nothing, so
  * that the next request comes alone again. So the interrupt waits, while what is done is published
  * already, until all that the driver is believed to keep outstanding is done - then it has nothing
- * else to do - or until it has added nothing for as long as an interrupt would have cost it. A driver
- * that waits for each request keeps one outstanding: its interrupts never wait.
+ * else to do - or until it has added nothing for as long as an interrupt would have cost it (or, where
+ * that pays, longer: judge_gap). A driver that waits for each request keeps one outstanding: its
+ * interrupts never wait.
  *
  * Between the interrupt and its acknowledgement, after which the driver looks at the ring, the last
  * requests go on: where they are usually done within that time, the interrupt does not wait for them.
@@ -114,29 +146,37 @@ static bool probe(struct virtio_queue *q)
  */
 static enum hold hold_interrupt(struct virtio_queue *q)
 {
-    bool polls = loop_polling_pays(q->loop);
-    int64_t now, cost;
+    bool polls = loop_polling_pays(q->loop), done = q->completed >= q->depth;
+    int64_t now, cost, patience;
 
-    if (!q->may_hold || (q->completed >= q->depth && (polls || !probe(q))))
+    if (!q->may_hold || (done && polls && q->depth == 1))
         return HOLD_NOT;
     now = monotonic_ns();
     cost = atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed);
-    if (!polls) {
-        cost = MAX(MIN(cost, q->dev->irq_nap_max_ns), NAP_MIN_NS);
-    } else if (q->full_ns != 0 && now - q->full_ns + cost >= q->tail_ns) {
+    if (!polls)
+        cost = MAX(cost, NAP_MIN_NS);
+    if (!done && polls && q->full_ns != 0 && now - q->full_ns + cost >= q->tail_ns)
         q->early = virtqueue_in_flight(q->vq);
+    if ((done || q->early > 0) && !probe(q)) {
+        judge_gap(q, false);
         return HOLD_NOT;
     }
-    if (now - q->arrival_ns < cost &&
+    q->early = 0;
+    patience = q->probing ? cost : cost * q->patience;
+    if (now - q->arrival_ns < patience &&
         now - q->wanted_ns < MIN(HOLD_MAX_COSTS * cost, q->dev->irq_hold_max_ns)) {
         if (polls)
             return HOLD_SPINNING;
-        loop_set_timer(q->loop, &q->hold_timer, q->arrival_ns + cost - now);
+        loop_set_timer(q->loop, &q->hold_timer,
+                       MIN(q->arrival_ns + patience - now, MAX(q->dev->irq_nap_max_ns, NAP_MIN_NS)));
         return HOLD_ASLEEP;
     }
-    /* It has no more, or is only held up: what is far below the belief changes it by half. */
-    q->depth = q->completed >= q->depth / 2 ? q->completed : (q->depth + q->completed) / 2;
-    q->depth = MAX(q->depth, 1u);
+    if (!q->added)
+        return HOLD_NOT; /* these are late for the last interrupt: the driver is busy with that one */
+    if (q->probing)
+        q->depth = MAX(q->depth, q->completed);
+    else
+        note_gap(q);
     return HOLD_NOT;
 }
 
@@ -179,7 +219,7 @@ static void deliver_interrupt(struct virtio_queue *q)
     bool waited = q->depth > 1 || q->hold_timer.due_ns != 0 || coalesce_ns(q) > 0;
 
     loop_cancel_timer(q->loop, &q->hold_timer);
-    q->irq_wanted = q->napping = q->probing = false;
+    q->irq_wanted = q->napping = q->probing = q->added = false;
     q->delivered = q->completed + q->early;
     q->completed = 0;
     /* The driver may have come for them by itself meanwhile. */
@@ -201,6 +241,7 @@ static void note_arrival(struct virtio_queue *q)
     if (!q->may_hold)
         return;
     q->arrival_ns = monotonic_ns();
+    q->added = true;
     lag = virtqueue_driver_lag(q->vq);
     if (lag != DRIVER_BEHIND)
         q->delivered = 0; /* it has looked at them */
@@ -214,7 +255,10 @@ static void note_arrival(struct virtio_queue *q)
      */
     if (q->delivered > 0)
         depth = MAX(depth, 2 * q->delivered);
-    outstanding = virtqueue_in_flight(q->vq) + q->completed;
+    /* What was done at once is not published yet. */
+    outstanding = virtqueue_in_flight(q->vq) + virtqueue_unpublished(q->vq) + q->completed;
+    if (outstanding > q->gap_at)
+        judge_gap(q, true);
     if (q->probing && outstanding > q->depth)
         q->probe_in = q->probe_next = PROBE_FIRST; /* there is company, perhaps more of it */
     q->depth = MIN(MAX(depth, outstanding), q->setup.size);
@@ -313,6 +357,7 @@ static bool queue_poll(struct loop_poller *poller)
     progress = flush(q);
     /* Broken: a pop of the device's own found it (virtio_queue_active); it is reported here. */
     if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
+        loop_found(q->loop);
         virtqueue_set_serving(q->vq, true);
         n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
         virtqueue_set_serving(q->vq, false);
@@ -381,11 +426,13 @@ static void run_start(struct loop_work *work)
     q->stalled = false;
     q->held = false;
     q->is_paused = false;
-    q->irq_wanted = q->napping = q->probing = false;
+    q->irq_wanted = q->napping = q->probing = q->added = false;
     q->completed = q->delivered = q->early = 0;
     q->full_ns = 0;
     q->tail_ns = TAIL_FIRST_NS;
     q->depth = 1;
+    q->patience = 1;
+    q->gap_at = 0;
     q->probe_in = q->probe_next = PROBE_FIRST;
     q->may_hold = q->dev->ops->requests && virtio_has_feature(q->dev, VIRTIO_RING_F_EVENT_IDX);
     q->poller.hot = true;
@@ -423,6 +470,13 @@ static void run_resume(struct loop_work *work)
     q->stalled = false;
 }
 
+static void run_leave(struct loop_work *work)
+{
+    struct virtio_queue *q = container_of(work, struct virtio_queue, leave);
+
+    loop_post(q->dev->mmio_loop, &q->left);
+}
+
 void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq)
 {
     queue_of(dev, vq)->held = true;
@@ -454,6 +508,7 @@ void virtio_queue_init(struct virtio_queue *q)
     q->hold_timer.expired = look_again;
     q->pause.run = run_pause;
     q->resume.run = run_resume;
+    q->leave.run = run_leave;
     q->poller.poll = queue_poll;
     q->poller.arm = queue_arm;
     q->poller.disarm = queue_disarm;

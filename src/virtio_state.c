@@ -18,10 +18,6 @@
 static_assert(DEVICE_STATE_QUEUES >= VIRTIO_QUEUES_MAX, "device_state.h");
 static_assert(DEVICE_STATE_QUEUE_SIZE >= VIRTQUEUE_SIZE_MAX, "device_state.h");
 
-#define DRIVER_STATUS                                                                              \
-    (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |           \
-     VIRTIO_CONFIG_S_DRIVER_OK)
-
 int virtio_state_open(struct virtio_device *dev, struct device_state *state)
 {
     assert(dev->ops->state_len <= DEVICE_STATE_OWN);
@@ -129,11 +125,9 @@ static const char *adopt_queue(struct virtio_queue *q, const struct state_regist
 /* NULL, or why the device cannot go on from there. */
 static const char *adopt(struct virtio_device *dev, const struct state_transport *t)
 {
-    const uint8_t known = DRIVER_STATUS | VIRTIO_CONFIG_S_FAILED;
-
     if (t->device_id != dev->ops->id || t->n_queues != dev->n_queues)
         return "it is that of another device";
-    if ((t->status & ~known) != 0)
+    if ((t->status & ~STATUS_OF_DRIVER) != 0)
         return "its status cannot be";
     if ((t->status & VIRTIO_CONFIG_S_FEATURES_OK) != 0 && (t->features & ~dev->offered) != 0)
         return "features were negotiated that are not offered any more";
@@ -199,7 +193,7 @@ void virtio_state_adopt(struct virtio_device *dev, bool sacrifice)
     if (wrong != NULL) {
         log_error("%s: needs reset: what was kept of it is of no use: %s", dev->name, wrong);
         /* How far the driver got is not known: it is told in any case. */
-        atomic_fetch_or(&dev->status, DRIVER_STATUS);
+        atomic_fetch_or(&dev->status, STATUS_OF_DRIVER & ~VIRTIO_CONFIG_S_FAILED);
         give_up(dev);
     } else if (device_state_broken(dev->state)) {
         if (sacrifice)

@@ -139,8 +139,9 @@ static int packed_walk(struct virtqueue *vq, struct chain *chain)
         return walk_copies(vq, chain);
     vq->copied = 0;
     for (;;) {
-        /* No more descriptors can be available than the ring has, those in flight included. */
-        if (++count > vq->setup.size - vq->ring_descriptors)
+        /* No more descriptors can be available than the ring has, less those in flight and those of which
+         * the driver has not been told that they are used. Each takes one of the copies. */
+        if (++count > vq->n_free_copies)
             return virtqueue_violation(vq, "more descriptors available than the ring has");
         copy_descriptor(entry(vq, position), flags, &d);
         virtqueue_state_copy(vq, &d);

@@ -3,92 +3,22 @@
 
 #include <errno.h>
 #include <linux/virtio_mmio.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "config.h"
-#include "device_state.h"
 #include "devices/table.h"
 #include "log.h"
-#include "message.h"
-#include "sandbox.h"
-#include "virtio_mmio.h"
-#include "xen/xen.h"
+#include "worker_internal.h"
 
 #define WINDOW_LEN (XEN_VIRTIO_SLOTS * XEN_VIRTIO_MMIO_SLOT)
-#define IO_THREADS_MAX (STATS_THREADS_MAX - 1)
 /* Requests served per turn of the loop: other work gets its turn too. */
 #define REQUEST_BUDGET 32
-/* vCPUs that can wait at once: Xen on Arm has at most 128. */
-#define VCPUS_MAX 128u
 /* How long an access waits for a device that is still being set up. */
 #define HOLD_BOUND_NS (INT64_C(10) * 1000000000)
-#define RING_ENTRIES 256u
-#define DESCRIPTORS_MAX 65536u
-
-struct io_thread {
-    struct worker *worker;
-    pthread_t thread;
-    struct event_loop *loop;
-    unsigned index;
-};
-
-struct slot {
-    struct worker *worker;
-    unsigned index;
-    struct virtio_device *dev; /* NULL: empty */
-    struct virtio_mmio *mmio;
-    bool claimed;              /* accesses come to us */
-    bool expected;             /* a device is being set up here: hold accesses */
-    bool removing;
-};
-
-struct worker {
-    int socket;
-    struct start_settings settings;
-    struct worker_stats *stats;
-    struct state_file *state;
-    struct hypervisor *hv;
-    uint32_t n_vcpus;
-    struct guest_memory *memory;
-    struct grant_memory *grants; /* usable once gntdev was handed over */
-    struct event_loop *mmio_loop;
-    struct io_thread threads[IO_THREADS_MAX];
-    struct event_loop *io_loops[IO_THREADS_MAX];
-    size_t n_io_loops;
-    pthread_barrier_t threads_ready;
-    struct loop_poller poller;
-    struct loop_fd events, control;
-    struct slot slots[XEN_VIRTIO_SLOTS];
-    unsigned n_removing;
-    bool quitting;
-
-    /* Accesses to slots whose device is expected. */
-    struct mmio_request held[VCPUS_MAX];
-    unsigned n_held;
-    struct loop_timer hold_bound;
-
-    /* All I/O stands still, or is about to, so that mappings can be dropped. */
-    bool pausing;
-    bool drop_all;
-    unsigned pauses_pending;
-    struct mmio_request invalidates[VCPUS_MAX];
-    unsigned n_invalidates;
-    struct loop_work refresh;  /* an I/O thread met a stale mapping */
-};
-
-/* What the backends use; the rings can do nothing else. */
-static const uint8_t ring_ops[] = {
-    IORING_OP_READ,       IORING_OP_WRITE,       IORING_OP_READV, IORING_OP_WRITEV,
-    IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
-    IORING_OP_NOP,
-};
 
 static void tell(struct worker *w, enum message_type type, uint32_t slot, uint32_t id,
                  int32_t status, const char *text)
@@ -256,7 +186,8 @@ static bool poll_requests(struct loop_poller *poller)
     int served = 0;
 
     while (served < REQUEST_BUDGET && w->hv->ops->next_request(w->hv, &request) == 1) {
-        served++;
+        if (served++ == 0)
+            loop_found(w->mmio_loop);
         switch (request.kind) {
         case REQUEST_READ:
             stat_add(&w->stats->mmio_reads, 1);
@@ -385,10 +316,16 @@ out:
     return ret;
 }
 
+static bool has_devices(const struct worker *w)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++)
+        if (w->slots[i].dev != NULL)
+            return true;
+    return false;
+}
+
 static void finish_removals(struct worker *w)
 {
-    bool empty = true;
-
     for (size_t i = 0; i < ARRAY_SIZE(w->slots) && w->n_removing > 0; i++) {
         struct slot *slot = &w->slots[i];
 
@@ -402,10 +339,8 @@ static void finish_removals(struct worker *w)
         slot->dev = NULL;
         slot->removing = false;
         w->n_removing--;
-        for (size_t j = 0; j < ARRAY_SIZE(w->slots); j++)
-            empty &= w->slots[j].dev == NULL;
         /* A page that we hold would keep the destroyed domain from going away. */
-        if (empty)
+        if (!has_devices(w))
             guest_memory_drop(w->memory);
         tell(w, MESSAGE_REMOVED, (uint32_t)i, 0, 0, NULL);
     }
@@ -461,7 +396,7 @@ static void quit(struct worker *w)
  * slot that another domain serves must not be claimed here. An access where nobody listens makes a
  * Linux guest panic.
  */
-static int claim_slot(struct slot *slot, bool claim)
+int worker_claim_slot(struct slot *slot, bool claim)
 {
     struct hypervisor *hv = slot->worker->hv;
     uint64_t base = XEN_VIRTIO_MMIO_BASE + (uint64_t)slot->index * XEN_VIRTIO_MMIO_SLOT;
@@ -504,13 +439,13 @@ static void serve_message(struct worker *w, struct message *message)
             break;
         slot->expected = false;
         release_held(w, slot);
-        ret = claim_slot(slot, false);
+        ret = worker_claim_slot(slot, false);
         if (ret < 0)
             log_host("cannot leave slot %u to another domain: %s", slot->index, strerror(-ret));
         break;
     case MESSAGE_EXPECT:
     case MESSAGE_TAKE:
-        ret = claim_slot(slot, true);
+        ret = worker_claim_slot(slot, true);
         if (ret < 0)
             log_host("cannot claim slot %u: %s", slot->index, strerror(-ret));
         if (message->type == MESSAGE_TAKE)
@@ -587,161 +522,7 @@ static bool poll_all(struct loop_poller *poller)
     return progress;
 }
 
-/* ---- start ---- */
-
-static void *io_thread_main(void *arg)
-{
-    struct io_thread *t = arg;
-    struct worker *w = t->worker;
-    const struct loop_config config = {.entries = RING_ENTRIES,
-                                       .poll_max_ns = w->settings.poll_max_us * 1000,
-                                       .allowed_ops = ring_ops,
-                                       .n_allowed_ops = sizeof(ring_ops),
-                                       .stats = &w->stats->threads[1 + t->index]};
-    char name[16];
-    int ret;
-
-    snprintf(name, sizeof(name), "io%u", t->index);
-    pthread_setname_np(pthread_self(), name);
-    /* A ring works for the thread that made it only; and none can be made in the sandbox. */
-    ret = event_loop_create(&config, &t->loop);
-    if (ret < 0)
-        log_error("cannot make an io_uring: %s%s", strerror(-ret),
-                  ret == -ENOSYS || ret == -EPERM ? " (is it enabled? see kernel.io_uring_disabled)"
-                                                  : "");
-    pthread_barrier_wait(&w->threads_ready);
-    if (t->loop != NULL)
-        event_loop_run(t->loop);
-    return NULL;
-}
-
-static int start_threads(struct worker *w)
-{
-    unsigned n = MIN(w->settings.iothreads, IO_THREADS_MAX);
-    sigset_t all, old;
-    int ret;
-
-    if (n == 0) {
-        w->io_loops[0] = w->mmio_loop;
-        w->n_io_loops = 1;
-        return 0;
-    }
-    pthread_barrier_init(&w->threads_ready, NULL, n + 1);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    for (unsigned i = 0; i < n; i++) {
-        w->threads[i] = (struct io_thread){.worker = w, .index = i};
-        ret = pthread_create(&w->threads[i].thread, NULL, io_thread_main, &w->threads[i]);
-        if (ret != 0)
-            return -ret; /* the process ends */
-    }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_barrier_wait(&w->threads_ready);
-    for (unsigned i = 0; i < n; i++) {
-        if (w->threads[i].loop == NULL)
-            return -ENOSYS;
-        w->io_loops[i] = w->threads[i].loop;
-    }
-    w->n_io_loops = n;
-    return 0;
-}
-
-static int receive_start(struct worker *w)
-{
-    static struct message message;
-    void *p;
-    int ret;
-
-    if (message_receive(w->socket, &message) != 1 || message.type != MESSAGE_START ||
-        message.text_len != sizeof(w->settings) || message.n_fds != 2)
-        return -EPROTO;
-    memcpy(&w->settings, message.text, sizeof(w->settings));
-    p = mmap(NULL, sizeof(*w->stats), PROT_READ | PROT_WRITE, MAP_SHARED, message.fds[0], 0);
-    ret = p == MAP_FAILED ? -errno
-                          : device_state_map(message.fds[1], w->settings.domid, &w->state);
-    message_close_fds(&message); /* the supervisor trusts that no descriptor of stats is left */
-    if (ret < 0)
-        return ret;
-    w->stats = p;
-    for (unsigned i = 0; i < DEVICE_STATE_SLOTS; i++)
-        if ((w->settings.adopted >> i & 1) == 0)
-            device_state_clear(&w->state->slots[i]);
-    return 0;
-}
-
-/*
- * A predecessor may have died before it was told to yield, and the IOREQ server has its claims. Not so in
- * a driver domain: where a device of its own was removed, nobody else answers.
- */
-static int leave_slot(struct slot *slot)
-{
-    int ret;
-
-    slot->claimed = true;
-    ret = claim_slot(slot, false);
-    slot->claimed = false;
-    return ret == -ENOENT ? 0 : ret;
-}
-
-static int start(struct worker *w, char *error, size_t error_len)
-{
-    struct loop_config config = {.entries = RING_ENTRIES,
-                                 .allowed_ops = ring_ops,
-                                 .n_allowed_ops = sizeof(ring_ops)};
-    int ret;
-
-    /* Some devices have a descriptor for each connection; each bounds them by its configuration. */
-    (void)setrlimit(RLIMIT_NOFILE, &(struct rlimit){DESCRIPTORS_MAX, DESCRIPTORS_MAX});
-    ret = sandbox_prepare();
-    if (ret < 0) {
-        snprintf(error, error_len, "cannot drop the capability bounding set: %s", strerror(-ret));
-        return ret;
-    }
-    ret = xen_hypervisor_open(w->settings.domid, w->settings.precedence != 0, &w->hv,
-                              &w->n_vcpus, error, error_len);
-    if (ret < 0)
-        return ret;
-    w->hv->calls = &w->stats->hypervisor_calls;
-    snprintf(error, error_len, "cannot start the worker's threads and memory");
-    ret = guest_memory_create(w->hv, xen_ram_banks, xen_n_ram_banks, &w->memory);
-    if (ret < 0)
-        return ret;
-    ret = grant_memory_create(w->hv, &w->grants);
-    if (ret < 0)
-        return ret;
-    ret = 0;
-    for (size_t i = 0; i < ARRAY_SIZE(w->slots) && ret == 0; i++)
-        if ((w->settings.claimed >> i & 1) != 0)
-            ret = claim_slot(&w->slots[i], true);
-        else if (w->settings.precedence != 0)
-            ret = leave_slot(&w->slots[i]);
-    if (ret < 0) {
-        snprintf(error, error_len, "cannot claim the guest's virtio-mmio window: %s",
-                 strerror(-ret));
-        return ret;
-    }
-    config.poll_max_ns = w->settings.poll_max_us * 1000;
-    config.stats = &w->stats->threads[0];
-    ret = event_loop_create(&config, &w->mmio_loop);
-    if (ret < 0)
-        return ret;
-    ret = start_threads(w);
-    if (ret < 0)
-        return ret;
-    ret = block_sync_start();
-    if (ret < 0)
-        return ret;
-    atomic_store(&w->stats->n_threads, (uint32_t)(w->settings.iothreads == 0
-                                                      ? 1
-                                                      : 1 + w->n_io_loops));
-    ret = w->hv->ops->lock_down(w->hv);
-    if (ret < 0) {
-        snprintf(error, error_len, "cannot restrict the Xen handles to domain %u: %s",
-                 w->settings.domid, strerror(-ret));
-        return ret;
-    }
-    return sandbox_enter(w->settings.root, w->settings.uid, error, error_len);
-}
+/* ---- the process ---- */
 
 int worker_main(int socket)
 {
@@ -753,7 +534,7 @@ int worker_main(int socket)
     w->socket = socket;
     /* The other end of a socket may go at any time: that is an error of the write, and nothing more. */
     signal(SIGPIPE, SIG_IGN);
-    ret = receive_start(w);
+    ret = worker_receive_start(w);
     if (ret < 0) {
         log_error("no instructions from the supervisor: %s", strerror(-ret));
         return EXIT_FAILURE;
@@ -769,7 +550,7 @@ int worker_main(int socket)
         w->slots[i].index = i;
         w->slots[i].expected = (w->settings.expected >> i & 1) != 0;
     }
-    ret = start(w, error, sizeof(error));
+    ret = worker_start(w, error, sizeof(error));
     if (ret < 0) {
         log_error("%s", error);
         tell(w, MESSAGE_FAILED, 0, 0, ret, error);

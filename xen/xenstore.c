@@ -418,9 +418,14 @@ static int write_key(struct xenstore *xs, const struct node_id *id, const char *
 int xenstore_set_state(struct xenstore *xs, const struct node_id *id, enum node_state state)
 {
     char text[4];
+    int ret;
 
     snprintf(text, sizeof(text), "%u", (unsigned)state % 10);
-    return write_key(xs, id, "state", text);
+    ret = write_key(xs, id, "state", text);
+    if (ret < 0 && ret != -ENOENT) /* libxl waits for it in vain */
+        log_host("domain %" PRIu32 ": state %s of device node %" PRIu32 " cannot be written: %s",
+                 id->domid, text, id->devid, strerror(-ret));
+    return ret;
 }
 
 int xenstore_set_error(struct xenstore *xs, const struct node_id *id, const char *text)
@@ -449,10 +454,12 @@ bool xenstore_domain_alive(struct xenstore *xs, uint32_t domid)
      * a guest are there as long as libxl has not taken the devices away. */
     if (xs->own_domid != 0)
         return xenstore_list_nodes(xs, domid, &id, 1) > 0;
+    /* No answer is not the answer no, which costs the guest its devices. */
+    errno = 0;
     if (!xs_is_domain_introduced(xs->xs, domid))
-        return false;
+        return errno != 0;
     snprintf(path, sizeof(path), "/local/domain/%" PRIu32, domid);
-    return store_exists(xs, XBT_NULL, path);
+    return store_exists(xs, XBT_NULL, path) || errno != ENOENT;
 }
 
 int xenstore_domain_name(struct xenstore *xs, uint32_t domid, char *name, size_t len)

@@ -54,12 +54,23 @@ for name in g1 g2; do
     check "$name: nothing else" same "$other" ""
     check "$name: one socket" same "$(grep -c socket: fds)" 1
     check "$name: its image once" same "$(grep -c "$IMAGES/" fds)" 1
-    # A mapping outlives its descriptor: no page of another file that could be written.
-    writable=$(grep -E '^[^ ]+ .w.s .* /' "/proc/$pid/maps" | grep -vE '/dev/xen/|/proc/xen/|io_uring|memfd:viod-stats' || true)
+    # A mapping outlives its descriptor: no page of another file that could be written than of its
+    # counters and of what it leaves to a successor.
+    own=/run/viod/$(domu_id $name)
+    writable=$(grep -E '^[^ ]+ .w.s .* /' "/proc/$pid/maps" | grep -vE "/dev/xen/|/proc/xen/|io_uring| $own/(state|worker.stats)\$" || true)
     check "$name: no other shared memory" same "$writable" ""
+    check "$name: what it leaves is root's" same "$(stat -c '%a %u' "$own/state" "$own/worker.stats" | sort -u)" "600 0"
     check "$name: no memory that is writable and executable" rig_fails grep -E '^[^ ]+ .wx' "/proc/$pid/maps"
 done
 check "the two are different users" test "$(stat -c %u "/proc/$(worker g1)")" -ne "$(stat -c %u "/proc/$(worker g2)")"
 check "the control socket is root's" same "$(stat -c '%a %u' /run/viod/viod.sock)" "600 0"
-check "the supervisor has no image open" rig_fails eval "readlink /proc/$(supervisor)/fd/* | grep -F $IMAGES/"
+# It knows them, for the successor of a worker (O_PATH): that can neither be read nor written, and holds no lock.
+supervisor_images=0 o_path=010000000
+for fd in "/proc/$(supervisor)/fd"/*; do
+    [[ $(readlink "$fd") == "$IMAGES"/* ]] || continue
+    supervisor_images=$((supervisor_images + 1))
+    flags=$(sed -n 's/^flags:\s*//p' "/proc/$(supervisor)/fdinfo/${fd##*/}")
+    check "the supervisor has not opened $(readlink "$fd")" test $((flags & o_path)) -ne 0
+done
+check "but knows each, once" same "$supervisor_images" 2
 finish

@@ -98,7 +98,8 @@ for key in frontend frontend-id online transport type irq base; do
     nodes+=("$backend/$id/5/$key" "$(xenstore-read "$backend/$id/0/$key")")
 done
 xenstore-write "${nodes[@]}" "$backend/$id/5/grant_usage" some "$backend/$id/5/state" 1
-check "grants: the log says what is wrong" logged "$backend/$id/5/grant_usage.*some"
+told grants virtio-5 'grant_usage is .some.: expected 0 or 1'
+in_xenstore grants 5 'grant_usage is .some.'
 check "grants: the other device is still served" served grants blk0
 xenstore-rm "$backend/$id/5"
 nodes=()

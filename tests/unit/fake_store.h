@@ -25,6 +25,8 @@
 struct store_node {
     bool exists;
     struct device_node node;
+    int read_error;      /* of each look at it, instead of what is there; 0: none */
+    char wrong[64];      /* the message of each look at it: a value of it cannot be; empty: all can */
     char error[512];
     _Atomic unsigned changes;
 };
@@ -123,11 +125,20 @@ int xenstore_read_node(struct xenstore *xs, const struct node_id *id, struct dev
 {
     const struct store_node *n = store_find(id);
 
-    (void)xs, (void)error, (void)error_len;
+    (void)xs;
     if (n == NULL)
         return -ENOENT;
+    if (n->read_error != 0) {
+        snprintf(error, error_len, "%s", strerror(-n->read_error));
+        return n->read_error;
+    }
     *node = n->node;
-    return 0;
+    if (n->wrong[0] == '\0')
+        return 0;
+    *node = (struct device_node){
+        .id = n->node.id, .state = n->node.state, .online = n->node.online};
+    snprintf(error, error_len, "%s", n->wrong);
+    return -EINVAL;
 }
 
 int xenstore_list_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids, int max)

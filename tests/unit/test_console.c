@@ -691,6 +691,61 @@ static void test_connect_and_again(void **state)
     end(&t);
 }
 
+/* A socket that somebody has is not taken away, whatever its type; one that nobody has any more is. */
+static void test_listen_where_something_is(void **state)
+{
+    static const int types[] = {SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char path[64] = "/tmp/viod-test-sock.XXXXXX", error[256];
+    int fd;
+
+    (void)state;
+    close(mkstemp(path));
+    strcpy(address.sun_path, path);
+    assert_int_equal(stream_listen(path, SOCK_STREAM, error, sizeof(error)), -EEXIST);
+    assert_non_null(strstr(error, "is no socket; remove it"));
+    unlink(path);
+    for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+        fd = socket(AF_UNIX, types[i], 0);
+        assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+        if (types[i] != SOCK_DGRAM)
+            assert_int_equal(listen(fd, 1), 0);
+        assert_int_equal(stream_listen(path, SOCK_STREAM, error, sizeof(error)), -EADDRINUSE);
+        assert_non_null(strstr(error, "choose another path"));
+        assert_int_equal(vsock_listen(path, true, error, sizeof(error)), -EADDRINUSE);
+        assert_int_equal(access(path, F_OK), 0);
+        close(fd);
+        fd = stream_listen(path, SOCK_STREAM, error, sizeof(error));
+        assert_true(fd >= 0);
+        close(fd);
+        fd = vsock_listen(path, true, error, sizeof(error));
+        assert_true(fd >= 0);
+        close(fd);
+        unlink(path);
+    }
+}
+
+/* The files that viod itself has in the guest's folder. */
+static void test_names_that_are_taken(void **state)
+{
+    const char *presets[][2] = {{"ports=state", NULL}, {"ports=console vsock", NULL}};
+    struct guest_identity guest = {.run_dir = "/tmp/viod-test-console.XXXXXX"};
+    const struct device_type *type = device_type_by_id(3);
+    char error[CONFIG_ERROR_LEN];
+
+    (void)state;
+    assert_non_null(mkdtemp(guest.run_dir));
+    for (size_t i = 0; i < ARRAY_SIZE(presets); i++) {
+        struct device_config config = {.name = "console0", .guest = &guest};
+
+        assert_int_equal(device_config_fill(&config, type, NULL, presets[i], error, sizeof(error)), 0);
+        assert_int_equal(type->open(&config, error, sizeof(error)), -EEXIST);
+        assert_non_null(strstr(error, "give the port another one"));
+        device_config_free(&config);
+    }
+    assert_int_equal(rmdir(guest.run_dir), 0);
+}
+
 /* A serial line; the end of a pty stands for it. */
 static void test_serial_line(void **state)
 {
@@ -1045,6 +1100,8 @@ int main(void)
         cmocka_unit_test(test_input_waits),
         cmocka_unit_test(test_file_and_log),
         cmocka_unit_test(test_connect_and_again),
+        cmocka_unit_test(test_listen_where_something_is),
+        cmocka_unit_test(test_names_that_are_taken),
         cmocka_unit_test(test_serial_line),
         cmocka_unit_test(test_emergency_write),
         cmocka_unit_test(test_many_attach),

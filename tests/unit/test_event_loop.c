@@ -600,6 +600,61 @@ static void test_idle_loop_makes_no_turn(void **state)
     run_end(&runner);
 }
 
+struct preempted {
+    struct loop_poller poller;
+    struct event_loop *loop;
+    unsigned polls;
+};
+
+/* Work is there whenever this thread has not run for a while, and never else. */
+static bool preempted_poll(struct loop_poller *poller)
+{
+    struct preempted *p = container_of(poller, struct preempted, poller);
+    int64_t until = monotonic_ns() + 200000;
+
+    if (p->polls++ == 0) {
+        loop_expect(p->loop);
+        return true;
+    }
+    if (p->polls > 1000 || !loop_polling_pays(p->loop)) {
+        loop_stop(p->loop);
+        return false;
+    }
+    if (p->polls % 3 != 0)
+        return false;
+    while (monotonic_ns() < until)
+        ;
+    loop_found(p->loop);
+    return true;
+}
+
+static bool never_arm(struct loop_poller *poller)
+{
+    (void)poller;
+    return true;
+}
+
+static void ignore(struct loop_poller *poller) { (void)poller; }
+
+/* The guest shares this CPU: what it does when the poller is stopped is nothing that polling has met. */
+static void test_polling_that_stops_the_guest(void **state)
+{
+    struct loop_config config = {.entries = 8, .poll_max_ns = 1000000000};
+    struct preempted p = {
+        .poller = {.poll = preempted_poll, .arm = never_arm, .disarm = ignore, .hot = true}};
+
+    (void)state;
+    assert_int_equal(event_loop_create(&config, &p.loop), 0);
+    loop_add_poller(p.loop, &p.poller);
+    assert_true(loop_polling_pays(p.loop));
+    assert_int_equal(event_loop_run(p.loop), 0);
+    assert_false(loop_polling_pays(p.loop));
+    assert_int_equal(stat_get(&loop_stats(p.loop)->poll_hits), 0);
+    assert_int_equal(stat_get(&loop_stats(p.loop)->poll_misses), 4);
+    assert_in_range(p.polls, 12, 20);
+    event_loop_destroy(p.loop);
+}
+
 /* Frequent messages: the loop learns to poll for them; then silence, and it sleeps again. */
 static void test_adaptive_polling(void **state)
 {
@@ -640,6 +695,7 @@ int main(void)
         cmocka_unit_test(test_submission_that_waits),
         cmocka_unit_test(test_stop_wakes_a_sleeping_loop),
         cmocka_unit_test(test_idle_loop_makes_no_turn),
+        cmocka_unit_test(test_polling_that_stops_the_guest),
         cmocka_unit_test(test_adaptive_polling),
     };
 

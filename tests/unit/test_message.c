@@ -2,6 +2,8 @@
 /* Messages between the supervisor and its workers, and their last words. */
 #include "unit.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -56,11 +58,57 @@ static void test_last_words_are_heard(void **state)
     close(ends[0]);
 }
 
+/* Bytes, possibly none, and a descriptor: not as message_send would do it. */
+static void say_raw(int socket, const void *bytes, size_t len, int fd)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec iov = {(void *)(uintptr_t)bytes, len};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+    assert_int_equal(sendmsg(socket, &msg, 0), len);
+}
+
+/* A worker that was taken over by its guest cannot fill the supervisor's table of descriptors. */
+static void test_descriptors_of_what_is_no_message_are_closed(void **state)
+{
+    static const size_t lens[] = {0, 1, 19};
+    static const char bytes[19];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(lens); i++) {
+        int ends[2], passed[2];
+        char byte;
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
+        assert_int_equal(pipe(passed), 0);
+        say_raw(ends[1], bytes, lens[i], passed[1]);
+        close(passed[1]);
+        assert_int_equal(message_receive(ends[0], &message), lens[i] == 0 ? 0 : -EPROTO);
+        assert_int_equal(fcntl(passed[0], F_SETFL, O_NONBLOCK), 0);
+        assert_int_equal(read(passed[0], &byte, 1), 0); /* no writer is left */
+        close(passed[0]);
+        close(ends[0]);
+        close(ends[1]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_messages_keep_their_order_and_bounds),
         cmocka_unit_test(test_last_words_are_heard),
+        cmocka_unit_test(test_descriptors_of_what_is_no_message_are_closed),
     };
 
     return cmocka_run_group_tests_name("message", tests, NULL, NULL);

@@ -19,7 +19,7 @@
 #include "device_state.h"
 #include "log.h"
 #include "message.h"
-#include "supervisor.h"
+#include "supervisor_internal.h"
 #include "supervisor_record.h"
 
 #ifndef BOUND_S
@@ -53,14 +53,16 @@ static void write_log(const char *format, ...)
     close(fd);
 }
 
-static void say(uint32_t type, uint32_t slot, int32_t status)
+static void say_text(uint32_t type, uint32_t slot, int32_t status, const char *text)
 {
     static struct message message;
 
-    message_set(&message, (enum message_type)type, slot, NULL);
+    message_set(&message, (enum message_type)type, slot, text);
     message.status = status;
     (void)message_send(3, &message);
 }
+
+static void say(uint32_t type, uint32_t slot, int32_t status) { say_text(type, slot, status, NULL); }
 
 /* It is dead when the supervisor hears that it is ready. */
 static void die_ready(void)
@@ -105,7 +107,12 @@ static int worker(void)
                 if (*c == '\n')
                     *c = ' ';
             write_log("add %u fds %u %s\n", message.slot, message.n_fds, message.text);
-            say(MESSAGE_ADDED, message.slot, 0);
+            if (strstr(message.text, "max-bytes=666") != NULL)
+                say_text(MESSAGE_ADD_FAILED, message.slot, -EINVAL, "red \033[31m\nok\x7f");
+            else if (strstr(message.text, "max-bytes=667") != NULL)
+                close(3); /* and it lives on */
+            else
+                say(MESSAGE_ADDED, message.slot, 0);
         } else if (message.type == MESSAGE_REMOVE) {
             say(MESSAGE_REMOVED, message.slot, 0);
         } else if (message.type == MESSAGE_QUIT) {
@@ -725,6 +732,210 @@ static void test_no_upgrade_while_stopping(void **state)
         assert_int_equal(nodes[i]->node.state, NODE_STATE_CLOSED);
 }
 
+/* Whatever is wrong with a node, or with xenstore. */
+static void test_a_node_that_cannot_be_read_is_served_on(void **state)
+{
+    static const int errors[] = {-EAGAIN, -EIO, -ENOMEM};
+
+    (void)state;
+    serve_guest();
+    for (size_t i = 0; i < ARRAY_SIZE(errors); i++) {
+        nodes[1]->read_error = errors[i];
+        store_changed(nodes[1]);
+        for (int k = 0; k < 2; k++) /* it has been looked at when the second question is answered */
+            assert_non_null(strstr(ask("show\tg1\tblk0\n"), "blk0: blk, ready"));
+        assert_int_equal(nodes[1]->node.state, NODE_STATE_INIT_WAIT);
+    }
+    nodes[1]->read_error = 0;
+    snprintf(nodes[1]->wrong, sizeof(nodes[1]->wrong), "irq is \"many\": expected a number");
+    store_changed(nodes[1]);
+    for (int k = 0; k < 2; k++)
+        assert_non_null(strstr(ask("show\tg1\tblk0\n"), "blk0: blk, ready"));
+    nodes[1]->node.state = NODE_STATE_CLOSING;
+    store_changed(nodes[1]);
+    wait_until(nodes[1]->node.state == NODE_STATE_CLOSED);
+    assert_non_null(strstr(ask("show\tg1\tblk0\n"), "blk0: blk, closed"));
+}
+
+/* Whoever looks sees it, the guest's accesses are answered, and it ends when it is to end. */
+static void test_a_node_that_is_wrong(void **state)
+{
+    static const char why[] = "type is \"virtio,devic4\": expected a type";
+    struct store_node *n, *other;
+
+    (void)state;
+    write_file("etc/g1.conf", "[rng0]\nmax-bytes = 1000\n");
+    add_domain(5, "g1", "uuid-1");
+    n = add_node(5, 3, RNG);
+    other = add_node(5, 4, RNG);
+    strcpy(n->wrong, why);
+    strcpy(other->wrong, why);
+    other->node.state = NODE_STATE_CLOSING;
+    start();
+    wait_until(logged(" start 5 adopted 0 expected 0 claimed 0x7ff", NULL, 0) != 0);
+    wait_until(strstr(n->error, why) != NULL);
+    assert_non_null(strstr(ask("list\n"), "virtio-3   ?      failed"));
+    assert_non_null(strstr(ask("list\n"), why));
+    wait_until(other->node.state == NODE_STATE_CLOSED);
+    /* It may become right. */
+    n->wrong[0] = '\0';
+    store_changed(n);
+    wait_until(n->node.state == NODE_STATE_INIT_WAIT);
+    assert_non_null(strstr(ask("list\n"), "rng0       rng    ready"));
+    assert_null(strstr(ask("list\n"), "virtio-3"));
+    /* Another one that does not. */
+    add_domain(6, "g2", "uuid-2");
+    n = add_node(6, 0, RNG);
+    strcpy(n->wrong, why);
+    store_changed(n);
+    wait_until(worker_of(6) != 0);
+    n->node.state = NODE_STATE_CLOSING;
+    store_changed(n);
+    wait_until(n->node.state == NODE_STATE_CLOSED);
+}
+
+static void test_no_worker_can_be_started(void **state)
+{
+    struct store_node *n[2];
+
+    (void)state;
+    write_file("etc/g1.conf", "");
+    assert_int_equal(mkdir(path_of("run"), 0755), 0);
+    write_file("run/5", "not a folder");
+    add_domain(5, "g1", "uuid-1");
+    for (uint32_t i = 0; i < 2; i++)
+        n[i] = add_node(5, i, RNG);
+    start();
+    for (unsigned i = 0; i < 2; i++)
+        wait_until(strstr(n[i]->error, "cannot start a worker: ") != NULL);
+}
+
+/* A guest whose name cannot be that of a file learns it, and not that a file is missing. */
+static void test_names_without_a_file(void **state)
+{
+    static const struct {
+        const char *name, *error;
+    } guests[] = {
+        {"viod", "the domain's name is viod, and the file of that name is the daemon's own: "},
+        {"a/b", "the domain's name contains a slash: "},
+        {NULL, "the domain has no name, or one of more than 63 bytes: "},
+    };
+    struct store_node *n[ARRAY_SIZE(guests)];
+
+    (void)state;
+    for (uint32_t i = 0; i < ARRAY_SIZE(guests); i++) {
+        if (guests[i].name != NULL)
+            add_domain(5 + i, guests[i].name, "uuid");
+        n[i] = add_node(5 + i, 0, RNG);
+    }
+    start();
+    for (uint32_t i = 0; i < ARRAY_SIZE(guests); i++)
+        wait_until(strncmp(n[i]->error, guests[i].error, strlen(guests[i].error)) == 0);
+    for (uint32_t i = 0; i < ARRAY_SIZE(guests); i++)
+        wait_until(worker_of(5 + i) != 0); /* the end of the test knows it by its log */
+}
+
+/* A worker that was taken over by its guest speaks to logs, terminals and xenstore. */
+static void test_what_workers_say_is_printable(void **state)
+{
+    struct store_node *n;
+
+    (void)state;
+    write_file("etc/g1.conf", "[rng0]\nmax-bytes = 666\n");
+    add_domain(5, "g1", "uuid-1");
+    n = add_node(5, 0, RNG);
+    start();
+    wait_until(n->error[0] != '\0');
+    assert_string_equal(n->error, "red ?[31m?ok?");
+    assert_non_null(strstr(ask("show\tg1\n"), "  problem     red ?[31m?ok?\n"));
+}
+
+/* One that cannot be told anything any more is not left to itself. */
+static void test_a_worker_that_hangs_up_is_ended(void **state)
+{
+    pid_t first;
+
+    (void)state;
+    write_file("etc/g1.conf", "[rng0]\nmax-bytes = 667\n");
+    add_domain(5, "g1", "uuid-1");
+    add_node(5, 0, RNG);
+    start();
+    wait_until(logged(" alone", NULL, 0) != 0);
+    first = logged(" alone", NULL, 0);
+    wait_until(!runs(first));
+    wait_until(worker_of(5) != first);
+    assert_string_equal(ask("stop\n"), "ok\n");
+    waitpid(supervisor, NULL, 0);
+    supervisor = 0;
+}
+
+/* Counters of many guests are more than a socket holds. */
+static void test_a_long_answer_is_whole(void **state)
+{
+    static char sent[1 << 20], got[sizeof(sent) + 16];
+    struct client client = {.fd = -1};
+    size_t used = 0;
+    int ends[2];
+
+    (void)state;
+    memset(sent, 'x', sizeof(sent));
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+    client.fd = ends[0];
+    control_reply(&client, NULL, sent, sizeof(sent));
+    for (ssize_t n = 1; n != 0;) {
+        n = read(ends[1], got + used, sizeof(got) - used);
+        if (n > 0)
+            used += (size_t)n;
+        else if (client.answer != NULL)
+            control_write(&client);
+    }
+    assert_int_equal(client.fd, -1);
+    assert_int_equal(used, 3 + sizeof(sent));
+    assert_memory_equal(got, "ok\n", 3);
+    assert_memory_equal(got + 3, sent, sizeof(sent));
+    close(ends[1]);
+    /* One that is gone is hung up on. */
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+    client.fd = ends[0];
+    close(ends[1]);
+    control_reply(&client, NULL, sent, sizeof(sent));
+    assert_int_equal(client.fd, -1);
+    assert_null(client.answer);
+}
+
+/* Others could have it remove and believe what they like. */
+static void test_a_folder_of_others_is_refused(void **state)
+{
+    static const mode_t modes[] = {0777, 0775, 01777, 0757};
+    int status;
+
+    (void)state;
+    assert_int_equal(mkdir(path_of("elsewhere"), 0755), 0);
+    assert_int_equal(symlink(path_of("elsewhere"), path_of("run")), 0);
+    start();
+    assert_null(ask("version\n"));
+    assert_int_equal(unlink(path_of("run")), 0);
+    assert_int_equal(mkdir(path_of("run"), 0755), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+        assert_int_equal(chmod(path_of("run"), modes[i]), 0);
+        start();
+        assert_null(ask("version\n"));
+    }
+    if (geteuid() == 0) {
+        assert_int_equal(chmod(path_of("run"), 0755), 0);
+        assert_int_equal(chown(path_of("run"), 1000, 0), 0);
+        start();
+        assert_null(ask("version\n"));
+        assert_int_equal(chown(path_of("run"), 0, 0), 0);
+    }
+    assert_int_equal(chmod(path_of("run"), 0755), 0);
+    start();
+    assert_non_null(ask("version\n"));
+    status = end(SIGTERM);
+    supervisor = 0;
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -743,6 +954,15 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_a_worker_that_dies_ready, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_upgrade, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_upgrade_while_stopping, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_node_that_cannot_be_read_is_served_on, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_a_node_that_is_wrong, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_no_worker_can_be_started, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_names_without_a_file, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_workers_say_is_printable, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_worker_that_hangs_up_is_ended, set_up, tear_down),
+        cmocka_unit_test(test_a_long_answer_is_whole),
+        cmocka_unit_test_setup_teardown(test_a_folder_of_others_is_refused, set_up, tear_down),
     };
     const char *last = argv[argc - 1];
     struct daemon_config config;

@@ -523,6 +523,53 @@ static void test_registers_while_paused(void **state)
     driver_end(&d);
 }
 
+static void detach(struct machine *m)
+{
+    for (unsigned i = 0; !virtio_device_detach(m->dev); i++) {
+        assert_true(i < 10);
+        machine_turn(m);
+    }
+}
+
+/* What was sent to a queue's loop is a part of the queue: the device stays until it has arrived. */
+static void test_detached_after_the_last_message(void **state)
+{
+    struct machine *m = machine_create(NULL);
+
+    (void)state;
+    virtio_queue_coalesce(m->dev, 0, 1, 1);
+    assert_true(atomic_load(&m->dev->queues[0].kick.pending));
+    detach(m);
+    assert_false(atomic_load(&m->dev->queues[0].kick.pending));
+    machine_destroy(m);
+}
+
+/* As the worker does when all of its devices are quiet. */
+static void resume_at_once(struct virtio_device *dev) { virtio_device_resume(dev); }
+
+/* The end of a pause is told to a queue that stops in the same moment. */
+static void test_detached_after_the_end_of_a_pause(void **state)
+{
+    struct machine_config config = {.test = {.mode = TEST_HOLD, .drain_keeps = true}};
+    struct machine *m = machine_create(&config);
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1, 1, 16);
+    add(&d, 0, 1);
+    driver_kick(&d, 0);
+    machine_write_start(m, 0, VIRTIO_MMIO_STATUS, 0);
+    virtio_device_pause(m->dev, resume_at_once);
+    machine_turn(m);
+    test_device_complete(test_device(m->dev), 0);
+    while (!fake_answered(m->fake, 0, NULL))
+        machine_turn(m);
+    detach(m);
+    assert_false(atomic_load(&m->dev->queues[0].resume.pending));
+    machine_destroy(m);
+    driver_end(&d);
+}
+
 static void test_create_errors(void **state)
 {
     struct machine_config config = {.test = {.create_error = -EINVAL}};
@@ -658,7 +705,7 @@ static void test_interrupt_waits_for_a_busy_driver(void **state)
         turn(&d);
         assert_int_equal(q->depth, 4);
         handle(&d, 3);
-        /* It adds one only and waits for it: that long, and the next time less. */
+        /* It adds one only and waits for it: that long, and again; then it is believed. */
         for (unsigned i = 0; i < 4; i++) {
             atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
             add(&d, 0, 1);
@@ -671,6 +718,102 @@ static void test_interrupt_waits_for_a_busy_driver(void **state)
         }
         assert_int_equal(q->depth, 1);
         /* No interrupt is lost to a reset of the queue. */
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
+/* A driver that was held up is told of what is done, and believed to have more: it is waited for longer. */
+static void test_interrupt_waits_longer_for_who_was_held_up(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        const int64_t cost = INT64_C(1) << 40;
+        struct machine *m = machine_create(NULL);
+        struct virtio_queue *q = &m->dev->queues[0];
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1 | F_EVENT_IDX | (packed ? F_PACKED : 0), 1, 16);
+        want_interrupt(&d.rings[0]);
+        m->dev->irq_hold_max_ns = INT64_MAX;
+        q->depth = 8;
+        for (unsigned i = 1; i <= 4; i++) {
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+            add(&d, 0, 3);
+            turn(&d);
+            assert_int_equal(interrupts(m), 2 * i - 2);
+            atomic_store(&m->dev->irq_cost_ns, 0); /* it adds nothing */
+            turn(&d);
+            assert_int_equal(interrupts(m), 2 * i - 1);
+            assert_int_equal(q->depth, 8);
+            handle(&d, 3);
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+            add(&d, 0, 8); /* but had more */
+            turn(&d);
+            assert_int_equal(interrupts(m), 2 * i);
+            assert_int_equal(q->patience, MIN(1u << i, 8u));
+            handle(&d, 8);
+        }
+        atomic_store(&m->dev->irq_cost_ns, cost);
+        add(&d, 0, 3);
+        turn(&d);
+        q->arrival_ns = monotonic_ns() - 7 * cost;
+        turn(&d);
+        assert_int_equal(interrupts(m), 8);
+        q->arrival_ns = monotonic_ns() - 9 * cost;
+        turn(&d);
+        assert_int_equal(interrupts(m), 9);
+        handle(&d, 3);
+        /* And less again, once that was in vain. */
+        atomic_store(&m->dev->irq_cost_ns, 0);
+        add(&d, 0, 3);
+        turn(&d);
+        assert_int_equal(interrupts(m), 10);
+        assert_int_equal(q->patience, 4);
+        assert_int_equal(q->depth, 3);
+        handle(&d, 3);
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
+/*
+ * The interrupt for two stops the driver before it has added a third, however many it could: now and then
+ * one waits, and shows it.
+ */
+static void test_interrupt_waits_to_see_whether_more_come(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct machine *m = machine_create(NULL);
+        struct virtio_queue *q = &m->dev->queues[0];
+        struct driver d;
+        unsigned i;
+
+        driver_start(&d, m, F_VERSION_1 | F_EVENT_IDX | (packed ? F_PACKED : 0), 1, 16);
+        want_interrupt(&d.rings[0]);
+        m->dev->irq_hold_max_ns = INT64_MAX;
+        q->depth = 2;
+        for (i = 0;; i++) {
+            assert_in_range(i, 0, 15);
+            atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+            add(&d, 0, 2);
+            turn(&d);
+            if (interrupts(m) == i)
+                break;
+            handle(&d, 2);
+        }
+        assert_int_equal(i, 15);
+        for (unsigned j = 0; j < 3; j++) {
+            add(&d, 0, 2);
+            turn(&d);
+            assert_int_equal(interrupts(m), i);
+        }
+        atomic_store(&m->dev->irq_cost_ns, 0);
+        turn(&d);
+        assert_int_equal(interrupts(m), i + 1);
+        assert_int_equal(q->depth, 8);
+        handle(&d, 8);
         machine_destroy(m);
         driver_end(&d);
     }
@@ -719,6 +862,7 @@ static void test_interrupt_overtakes_the_last_requests(void **state)
         assert_int_equal(q->depth, 4);
 
         /* Late, for once: not lost. */
+        q->tail_ns = 100000000;
         atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
         add(&d, 0, 4);
         turn(&d);
@@ -732,6 +876,8 @@ static void test_interrupt_overtakes_the_last_requests(void **state)
         turn(&d);
         assert_int_equal(interrupts(m), 3);
         handle(&d, 3);
+        assert_int_equal(q->depth, 4); /* it has no fewer for that */
+        assert_true(q->tail_ns > 140000000); /* but its next interrupt does not come so soon */
         machine_destroy(m);
         driver_end(&d);
     }
@@ -874,10 +1020,14 @@ int main(void)
         cmocka_unit_test(test_device_that_gives_up),
         cmocka_unit_test(test_pause_and_resume),
         cmocka_unit_test(test_registers_while_paused),
+        cmocka_unit_test(test_detached_after_the_last_message),
+        cmocka_unit_test(test_detached_after_the_end_of_a_pause),
         cmocka_unit_test(test_create_errors),
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_interrupt_of_a_lone_request_never_waits),
         cmocka_unit_test(test_interrupt_waits_for_a_busy_driver),
+        cmocka_unit_test(test_interrupt_waits_longer_for_who_was_held_up),
+        cmocka_unit_test(test_interrupt_waits_to_see_whether_more_come),
         cmocka_unit_test(test_interrupt_overtakes_the_last_requests),
         cmocka_unit_test(test_held_interrupt_comes_by_itself),
         cmocka_unit_test(test_interrupt_waits_asleep),

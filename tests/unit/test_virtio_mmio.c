@@ -181,6 +181,8 @@ static void test_row_18_status_bits(void **state)
     machine_write32(m, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_FAILED);
     assert_int_equal(machine_read32(m, VIRTIO_MMIO_STATUS), ALL_STATUS | VIRTIO_CONFIG_S_FAILED);
     /* Bits that Status does not have. */
+    machine_write32(m, VIRTIO_MMIO_STATUS, 0x30);
+    assert_int_equal(machine_read32(m, VIRTIO_MMIO_STATUS), ALL_STATUS | VIRTIO_CONFIG_S_FAILED);
     machine_write32(m, VIRTIO_MMIO_STATUS, 0xffffff00);
     assert_int_equal(machine_read32(m, VIRTIO_MMIO_STATUS) & 0xffffff00, 0);
     machine_write32(m, VIRTIO_MMIO_STATUS, 0);
