@@ -73,7 +73,10 @@ static struct chain *held(const struct net_rx *rx, unsigned i)
     return rx->held[(rx->first + i) % rx->size];
 }
 
-/* Takes buffers until `want` bytes are there or the guest has no more. 0, or an error of pop. */
+/*
+ * Takes buffers until `want` bytes are there or the guest has no more: a ring's worth at most, because
+ * what is given back can be taken again only when that is published. 0, or an error of pop.
+ */
 static int take_buffers(struct net_rx *rx, uint32_t want)
 {
     /* Without MRG_RXBUF a frame has one buffer, however small (5.1.6.3.2). */
@@ -517,8 +520,13 @@ static void sent(struct loop_op *op, int result, bool more)
         net_lose(tx->net);
         stat_add(&tx->stats->drops, 1);
     } else {
-        /* EIO: the interface is down. The rest are frames that the kernel does not like. */
-        stat_add(result == -EIO ? &tx->stats->drops : &tx->stats->errors, 1);
+        /*
+         * EIO: the interface is down; EAGAIN, ENOBUFS: who reads behind it does not keep up. The rest are
+         * frames that the kernel does not like.
+         */
+        bool is_drop = result == -EIO || result == -EAGAIN || result == -ENOBUFS;
+
+        stat_add(is_drop ? &tx->stats->drops : &tx->stats->errors, 1);
     }
     stat_add(&tx->stats->requests, 1);
     chain_complete(&request->chain, 0);
