@@ -520,13 +520,8 @@ static void sent(struct loop_op *op, int result, bool more)
         net_lose(tx->net);
         stat_add(&tx->stats->drops, 1);
     } else {
-        /*
-         * EIO: the interface is down; EAGAIN, ENOBUFS: who reads behind it does not keep up. The rest are
-         * frames that the kernel does not like.
-         */
-        bool is_drop = result == -EIO || result == -EAGAIN || result == -ENOBUFS;
-
-        stat_add(is_drop ? &tx->stats->drops : &tx->stats->errors, 1);
+        /* EIO: the interface is down. The rest are frames that the kernel does not like. */
+        stat_add(result == -EIO ? &tx->stats->drops : &tx->stats->errors, 1);
     }
     stat_add(&tx->stats->requests, 1);
     chain_complete(&request->chain, 0);
