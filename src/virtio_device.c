@@ -473,7 +473,6 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     atomic_store(&dev->irq_cost_ns, IRQ_COST_FIRST_NS);
     dev->irq_hold_max_ns = HOLD_MAX_NS;
     dev->irq_nap_max_ns = NAP_MAX_NS;
-    dev->irq_lazy_max_ns = LAZY_MAX_NS;
     dev->ask = env->ask;
     dev->worker = env->worker;
     dev->stats = stats;

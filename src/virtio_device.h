@@ -142,7 +142,6 @@ struct virtio_queue {
     bool running, stopping, pausing, is_paused, stalled, held;
     bool unmapped;           /* adopted, and not looked at yet */
     bool may_hold;           /* interrupts may wait for company: see hold_interrupt */
-    bool lazy;               /* and these do not matter: see virtio_queue_lazy */
     bool irq_wanted;
     unsigned completed;      /* since the last interrupt */
     unsigned delivered;      /* by the last interrupt */
@@ -156,8 +155,7 @@ struct virtio_queue {
     unsigned probe_in, probe_next; /* interrupts until the next time */
     struct loop_timer hold_timer;
     /* What the driver said about its interrupts: see virtio_queue_coalesce. Any thread. */
-    _Atomic uint32_t coalesce_buffers;
-    _Atomic int64_t coalesce_us;
+    _Atomic uint32_t coalesce_buffers, coalesce_us;
 };
 
 struct virtio_device {
@@ -189,7 +187,6 @@ struct virtio_device {
     _Atomic int64_t irq_cost_ns;   /* what an interrupt takes the driver until it acknowledges it */
     int64_t irq_hold_max_ns;       /* an interrupt that waits for company waits no longer */
     int64_t irq_nap_max_ns;        /* nor, without polling, for so long without a look at the rings */
-    int64_t irq_lazy_max_ns;       /* nor one that does not matter: see virtio_queue_lazy */
     uint32_t config_generation;
     uint8_t config[VIRTIO_CONFIG_MAX];
     uint16_t config_len;
@@ -271,17 +268,9 @@ void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
 bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq);
 /*
  * Any thread: the driver wants an interrupt of this queue `us` after the first buffer that it is for, or
- * when there are so many of them (0: however many there are). us = 0: at once; negative: it did not say.
+ * when there are so many of them (0: however many there are). us = 0: at once, as after a start.
  */
-void virtio_queue_coalesce(struct virtio_device *dev, unsigned index, uint32_t buffers, int64_t us);
-/*
- * I/O thread, in queue_started: an interrupt of this queue brings the driver nothing but its own memory
- * back (frames that were sent). It costs two traps all the same, and with the next interrupt of another
- * queue the driver looks here, too; so it waits for that, for some times what it costs, or until a quarter
- * of the ring has come together. What the driver itself says (virtio_queue_coalesce) goes first. Only with
- * EVENT_IDX, which tells whether the driver has come.
- */
-void virtio_queue_lazy(struct virtio_device *dev, const struct virtqueue *vq);
+void virtio_queue_coalesce(struct virtio_device *dev, unsigned index, uint32_t buffers, uint32_t us);
 /* The loop that owns the queue: where the device's backend I/O for it belongs. */
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq);
 /* Any thread: DEVICE_NEEDS_RESET and a configuration interrupt. `why` is logged (rate-limited). */

@@ -9,8 +9,6 @@
 #define HOLD_MAX_NS INT64_C(10000000)
 #define HOLD_MAX_COSTS 16
 #define NAP_MAX_NS INT64_C(200000)
-/* One that only gives memory back, at most this long. */
-#define LAZY_MAX_NS INT64_C(1000000)
 /* ... and, since the driver last added a buffer, what an interrupt costs the driver, within ... */
 #define IRQ_COST_MIN_NS INT64_C(2000)
 #define IRQ_COST_MAX_NS INT64_C(500000)

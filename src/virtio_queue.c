@@ -20,34 +20,12 @@
 /* Interrupts until one waits to see whether there would be company: at first, and at most. */
 #define PROBE_FIRST 16u
 #define PROBE_MAX 1024u
-/* An interrupt that only gives memory back waits so many times its cost. */
-#define LAZY_COSTS 8
 /* How long a driver may take from its acknowledgement to its look at the rings. */
 #define RECHECK_NS 1000000
 
-/* The driver leaves it to us when its interrupt comes, and that may be late. */
-static bool is_lazy(struct virtio_queue *q)
-{
-    return q->lazy && atomic_load_explicit(&q->coalesce_us, memory_order_relaxed) < 0;
-}
-
-/* How long an interrupt may wait for company, whatever the driver adds meanwhile. */
 static int64_t coalesce_ns(struct virtio_queue *q)
 {
-    int64_t us = atomic_load_explicit(&q->coalesce_us, memory_order_relaxed);
-    int64_t cost = atomic_load_explicit(&q->dev->irq_cost_ns, memory_order_relaxed);
-
-    if (us >= 0)
-        return 1000 * us;
-    return q->lazy ? MIN(LAZY_COSTS * cost, q->dev->irq_lazy_max_ns) : 0;
-}
-
-/* And for how much; 0: there is no bound. */
-static uint32_t coalesce_buffers(struct virtio_queue *q)
-{
-    if (is_lazy(q))
-        return MAX(q->setup.size / 4u, 1u);
-    return atomic_load_explicit(&q->coalesce_buffers, memory_order_relaxed);
+    return 1000 * (int64_t)atomic_load_explicit(&q->coalesce_us, memory_order_relaxed);
 }
 
 /* Publishes what was completed. True if anything was. */
@@ -163,13 +141,12 @@ static enum hold hold_interrupt(struct virtio_queue *q)
 }
 
 /*
- * The driver has said how long it wants to wait for company, or the queue is one whose interrupts can
- * wait: see virtio_queue_lazy. The loop may sleep meanwhile; that no interrupt comes that the driver does
- * not want any more is looked at when it is over.
+ * The driver has said how long it wants to wait for company. The loop may sleep meanwhile; that no
+ * interrupt comes that the driver does not want any more is looked at when it is over.
  */
 static bool coalesce(struct virtio_queue *q)
 {
-    uint32_t most = coalesce_buffers(q);
+    uint32_t most = atomic_load_explicit(&q->coalesce_buffers, memory_order_relaxed);
     int64_t ns = coalesce_ns(q), left;
 
     if (ns == 0 || (most != 0 && q->completed >= most))
@@ -188,7 +165,7 @@ static void look_again(struct loop_timer *timer)
     (void)timer;
 }
 
-void virtio_queue_coalesce(struct virtio_device *dev, unsigned index, uint32_t buffers, int64_t us)
+void virtio_queue_coalesce(struct virtio_device *dev, unsigned index, uint32_t buffers, uint32_t us)
 {
     struct virtio_queue *q = &dev->queues[index];
 
@@ -221,11 +198,6 @@ static void note_arrival(struct virtio_queue *q)
     unsigned depth = q->depth, outstanding;
     enum driver_lag lag;
 
-    /* With the interrupt of another queue it came for these, too: what comes now waits from now on. */
-    if (q->irq_wanted && is_lazy(q) && virtqueue_driver_lag(q->vq) < DRIVER_BEHIND) {
-        q->irq_wanted = false;
-        loop_cancel_timer(q->loop, &q->hold_timer);
-    }
     if (!q->may_hold)
         return;
     q->arrival_ns = monotonic_ns();
@@ -416,7 +388,6 @@ static void run_start(struct loop_work *work)
     q->depth = 1;
     q->probe_in = q->probe_next = PROBE_FIRST;
     q->may_hold = q->dev->ops->requests && virtio_has_feature(q->dev, VIRTIO_RING_F_EVENT_IDX);
-    q->lazy = false;
     q->poller.hot = true;
     if (q->dev->ops->queue_started != NULL)
         q->dev->ops->queue_started(q->dev, q->vq);
@@ -461,11 +432,6 @@ void virtio_queue_hold(struct virtio_device *dev, const struct virtqueue *vq)
 void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
 {
     queue_of(dev, vq)->held = false;
-}
-
-void virtio_queue_lazy(struct virtio_device *dev, const struct virtqueue *vq)
-{
-    queue_of(dev, vq)->lazy = virtio_has_feature(dev, VIRTIO_RING_F_EVENT_IDX);
 }
 
 bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq)

@@ -301,7 +301,7 @@ static void net_negotiated(struct virtio_device *dev, uint64_t features)
 
     net_filter_reset(net, features);
     for (unsigned i = 0; i < 2 * net->max_pairs; i++)
-        virtio_queue_coalesce(dev, i, 0, -1); /* 5.1.6.5.9 */
+        virtio_queue_coalesce(dev, i, 0, 0); /* 5.1.6.5.9 */
     for (unsigned i = 0; i < ARRAY_SIZE(net->state->coalesce); i++)
         state_store64(&net->state->coalesce[i], 0);
     net_set_tap(net, 1, net_guest_offloads(features)); /* one pair until the driver says more: 5.1.6.5.6 */

@@ -232,22 +232,20 @@ void net_coalesce(struct net *net, unsigned direction, uint64_t setting)
     state_store64(&net->state->coalesce[direction], setting);
     for (unsigned i = 0; i < pairs; i++)
         virtio_queue_coalesce(net->dev, 2 * i + direction, (uint32_t)setting,
-                              setting != 0 ? (int64_t)(setting >> 32) : -1);
+                              (uint32_t)(setting >> 32));
 }
 
 /* 5.1.6.5.9. A frame may take several buffers; that they are counted only makes an interrupt earlier. */
 static bool set_coalescing(struct net *net, struct chain *chain, uint8_t command)
 {
     uint32_t wire[2]; /* packets, microseconds */
-    uint64_t setting;
 
     if (!virtio_has_feature(net->dev, VIRTIO_NET_F_NOTF_COAL) ||
         command > VIRTIO_NET_CTRL_NOTF_COAL_RX_SET ||
         chain_read(chain, wire, sizeof(wire)) != sizeof(wire))
         return false;
-    setting = le32toh(wire[0]) | (uint64_t)le32toh(wire[1]) << 32;
-    /* At once, however many: that is for each, which is not the same as if nothing had been said. */
-    net_coalesce(net, command == VIRTIO_NET_CTRL_NOTF_COAL_TX_SET, setting != 0 ? setting : 1);
+    net_coalesce(net, command == VIRTIO_NET_CTRL_NOTF_COAL_TX_SET,
+                 le32toh(wire[0]) | (uint64_t)le32toh(wire[1]) << 32);
     return true;
 }
 

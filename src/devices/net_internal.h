@@ -207,8 +207,7 @@ void net_control_waited(struct loop_timer *timer);
 void net_control_stopped(struct net *net, struct virtqueue *vq);
 /*
  * Interrupts of a direction's queues (0: receive, 1: transmit) wait: 5.1.6.5.9. Packets in the lower half
- * of the setting, microseconds in the upper; 0: the driver said nothing. Thread of the control queue; before
- * it runs, the MMIO thread.
+ * of the setting, microseconds in the upper. Thread of the control queue; before it runs, the MMIO thread.
  */
 void net_coalesce(struct net *net, unsigned direction, uint64_t setting);
 /* Back to what a device without a driver receives. */

@@ -565,7 +565,6 @@ void net_tx_started(struct net_tx *tx, struct virtqueue *vq)
     tx->vq = vq;
     tx->loop = virtio_queue_loop(dev, vq);
     tx->stats = &dev->stats->queues[MIN(virtqueue_index(vq), STATS_QUEUES_MAX - 1)];
-    virtio_queue_lazy(dev, vq);
 }
 
 int net_tx_work(struct net_tx *tx, int budget)

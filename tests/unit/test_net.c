@@ -1179,110 +1179,6 @@ static void coalesces_interrupts(void **state)
     end(&t0);
 }
 
-/* The same by the position that comes next, as Linux does it. */
-static void listen_for_next(struct test *t, unsigned queue)
-{
-    struct ring *ring = &t->driver.rings[queue];
-    struct ring_used used;
-
-    while (ring_get(ring, &used))
-        ;
-    ring_interrupt_at(ring, (uint16_t)(ring->used | (ring->packed && ring->used_wrap ? 1u << 15 : 0u)));
-    driver_take_isr(t->m);
-    fake_take_irqs(t->m->fake, MACHINE_IRQ);
-}
-
-/*
- * What was sent is the driver's own news: its interrupt waits until another one brings it here anyway, for
- * a quarter of the ring, or for some times what it costs.
- */
-static void interrupts_for_what_was_sent_wait(void **state)
-{
-    static const char *const formats[] = {"packed=no", "packed=yes"};
-    const int64_t wait = 30000000;
-    uint8_t frame[100];
-    struct test t;
-
-    (void)state;
-    make_frame(frame, OWN_MAC, sizeof(frame), 0);
-    for (unsigned f = 0; f < 2; f++) {
-        int64_t sent;
-
-        start(&t, &(struct set_up){.presets = {formats[f]}});
-        ring_interrupts_off(&t.driver.rings[2]);
-        ring_interrupts_off(&t.driver.rings[0]);
-        post_many(&t, 0, 10, 2048);
-        t.m->dev->irq_lazy_max_ns = INT64_MAX;
-        t.m->dev->irq_cost_ns = INT64_C(1000000000000);
-        listen_for_next(&t, 1);
-        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
-        for (unsigned i = 0; i < 5; i++)
-            event_loop_turn(t.m->loop, 1000000);
-        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
-        /* The driver came for a frame, and saw what it had sent, too: nobody tells it again. */
-        listen_for_next(&t, 0);
-        host_sends(&t, 0, frame, sizeof(frame));
-        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
-        listen_for_next(&t, 0);
-        ring_interrupts_off(&t.driver.rings[0]);
-        listen_for_next(&t, 1);
-        t.m->dev->irq_lazy_max_ns = 1;
-        machine_settle(t.m);
-        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
-        /* Each wait begins with the first frame of its own. */
-        t.m->dev->irq_lazy_max_ns = wait;
-        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
-        usleep(20000);
-        listen_for_next(&t, 1);
-        sent = monotonic_ns();
-        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
-        assert_true(interrupted_ns(&t) - sent >= wait);
-        /* Not longer than it is worth, either. */
-        listen_for_next(&t, 1);
-        t.m->dev->irq_cost_ns = 1000000;
-        sent = monotonic_ns();
-        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
-        assert_true(interrupted_ns(&t) - sent >= 8000000);
-        /* A quarter of 64. */
-        t.m->dev->irq_lazy_max_ns = INT64_MAX;
-        t.m->dev->irq_cost_ns = INT64_C(1000000000000);
-        listen_for_next(&t, 1);
-        for (unsigned i = 0; i < 16; i++) {
-            struct segment out = {t.out, HEADER + sizeof(frame)};
-
-            assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
-            assert_true(ring_add(&t.driver.rings[1], &out, 1, NULL, 0, &t, false) >= 0);
-            driver_kick(&t.driver, 1);
-            machine_settle(t.m);
-        }
-        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
-        /* A queue that pauses owes nothing. */
-        listen_for_next(&t, 1);
-        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
-        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
-        machine_balloon_out(t.m, FAKE_BANK1_BASE, 1);
-        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
-        /* A driver that says "at once" means it, until it is another one's turn. */
-        assert_int_equal(coalesce(&t, 0 /* TX */, 0, 0), VIRTIO_NET_OK);
-        listen_for_next(&t, 1);
-        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
-        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
-        driver_restart(&t.driver);
-        listen_for_next(&t, 1);
-        guest_sends(&t, 1, &no_header, frame, sizeof(frame));
-        assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 0);
-        end(&t);
-    }
-    /* Without EVENT_IDX nobody knows whether the driver came. */
-    start(&t, &(struct set_up){.without = F_EVENT_IDX});
-    t.m->dev->irq_lazy_max_ns = INT64_MAX;
-    t.m->dev->irq_cost_ns = INT64_C(1000000000000);
-    listen_for_interrupts(&t, 1);
-    guest_sends(&t, 1, &no_header, frame, sizeof(frame));
-    assert_int_equal(fake_take_irqs(t.m->fake, MACHINE_IRQ), 1);
-    end(&t);
-}
-
 /* Both queues of a pair belong to one I/O thread, and each pair to another than its neighbour. */
 static void spreads_pairs(void **state)
 {
@@ -2241,7 +2137,6 @@ int main(void)
         cmocka_unit_test(changes_its_address),
         cmocka_unit_test(uses_many_queues),
         cmocka_unit_test(coalesces_interrupts),
-        cmocka_unit_test(interrupts_for_what_was_sent_wait),
         cmocka_unit_test(spreads_pairs),
         cmocka_unit_test(test_row_26_changes_the_host),
         cmocka_unit_test(sets_offloads),
