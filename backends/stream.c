@@ -15,6 +15,7 @@
 
 #define RETRY_MIN_NS (INT64_C(1) * 1000000000)
 #define RETRY_MAX_NS (INT64_C(10) * 1000000000)
+#define SAY_GONE_NS (INT64_C(1) * 1000000000)
 
 const char *const stream_kind_names[STREAM_KINDS] = {
     [STREAM_NONE] = "none",       [STREAM_PTY] = "pty",   [STREAM_LISTEN] = "listen",
@@ -27,11 +28,25 @@ static bool is_socket(const struct char_stream *s)
     return s->kind == STREAM_LISTEN || s->kind == STREAM_CONNECT;
 }
 
+/* Who may come back by himself, and come and go as often as he likes: a line a second says enough. */
+static void say_gone(struct char_stream *s)
+{
+    int64_t now = monotonic_ns();
+
+    if ((s->kind != STREAM_PTY && s->kind != STREAM_LISTEN) || s->closing ||
+        (s->said_gone_ns != 0 && now - s->said_gone_ns < SAY_GONE_NS))
+        return;
+    s->said_gone_ns = now;
+    log_info("%s: its reader is gone", s->name);
+}
+
 static void set_present(struct char_stream *s, bool present)
 {
     if (s->present == present)
         return;
     s->present = present;
+    if (!present)
+        say_gone(s);
     if (present && s->want_read) {
         s->want_read = false;
         stream_want_read(s);

@@ -231,6 +231,7 @@ struct char_stream {
     int next_fd;                     /* given before the old one was closed; -1: none */
     bool asked, want_read, complained, closing, rotating;
     bool drained;                    /* PTY: closed, and all of it was read */
+    int64_t said_gone_ns;            /* when the log last said that a reader is gone */
 };
 void stream_start(struct char_stream *stream);
 void stream_give(struct char_stream *stream, int status, const char *why, int *fds, size_t n_fds);

@@ -168,9 +168,17 @@ static void ask_for_tap(struct net *net)
         loop_set_timer(net->dev->mmio_loop, &net->retry, RETRY_NS);
 }
 
+/* It is time to ask again; or the new interface has stayed. */
 static void retry(struct loop_timer *timer)
 {
-    ask_for_tap(container_of(timer, struct net, retry));
+    struct net *net = container_of(timer, struct net, retry);
+
+    if (net->is_lost) {
+        ask_for_tap(net);
+    } else if (net->flaps) {
+        net->flaps = false;
+        log_info("%s: its new interface stays", net->dev->name);
+    }
 }
 
 void net_lose(struct net *net)
@@ -179,16 +187,25 @@ void net_lose(struct net *net)
         loop_post(net->dev->mmio_loop, &net->lose);
 }
 
+/* Who takes a connection and ends it at once, again and again, gets one a second, and is spoken of once. */
 static void run_lose(struct loop_work *work)
 {
     struct net *net = container_of(work, struct net, lose);
+    bool soon = net->retry.due_ns != 0;
 
     if (net->is_lost)
         return;
     net->is_lost = true;
-    log_warning("%s: its interface is gone: no link until there is a new one", net->dev->name);
+    if (!net->flaps)
+        log_warning("%s: its interface is gone%s: no link until there is a new one", net->dev->name,
+                    soon ? " as soon as it came" : "");
+    net->flaps = soon;
     update_link(net, true);
-    ask_for_tap(net);
+    loop_cancel_timer(net->dev->mmio_loop, &net->retry);
+    if (soon)
+        loop_set_timer(net->dev->mmio_loop, &net->retry, RETRY_NS);
+    else
+        ask_for_tap(net);
 }
 
 /* passt's descriptors are one for the device and two for the relay, which takes them over. */
@@ -230,7 +247,9 @@ static void net_answered(struct virtio_device *dev, uint32_t id, int status, con
     net->is_lost = false;
     net->complained = false;
     atomic_store(&net->lost, false);
-    log_info("%s: has a new interface", dev->name);
+    if (!net->flaps)
+        log_info("%s: has a new interface", dev->name);
+    loop_set_timer(dev->mmio_loop, &net->retry, RETRY_NS); /* lost before: see run_lose */
     for (unsigned i = 0; i < net->max_pairs; i++)
         if (dev->queues[2 * i].phase == QUEUE_RUNNING && role_of(dev, 2 * i) == RECEIVE)
             loop_post(dev->queues[2 * i].loop, &net->rx[i].renewed);

@@ -167,8 +167,9 @@ struct net {
     /* MMIO thread. */
     bool link_up, is_lost, announce;
     bool complained;            /* that there is no new TAP */
+    bool flaps;                 /* the last ones were gone as soon as they came */
     uint32_t ask_id;
-    struct loop_timer retry;
+    struct loop_timer retry;    /* also: the new TAP is not known to stay yet */
 };
 
 /* net.c */

@@ -73,7 +73,10 @@ static struct chain *held(const struct net_rx *rx, unsigned i)
     return rx->held[(rx->first + i) % rx->size];
 }
 
-/* Takes buffers until `want` bytes are there or the guest has no more. 0, or an error of pop. */
+/*
+ * Takes buffers until `want` bytes are there or the guest has no more: a ring's worth at most, because
+ * what is given back can be taken again only when that is published. 0, or an error of pop.
+ */
 static int take_buffers(struct net_rx *rx, uint32_t want)
 {
     /* Without MRG_RXBUF a frame has one buffer, however small (5.1.6.3.2). */

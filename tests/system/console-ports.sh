@@ -139,6 +139,8 @@ start_reader() {
     reader=$!
     wait_for 60 "[[ \$(port_state g1 $1 host_open) == true ]]"
 }
+losses() { grep -c "console0, port $1: its reader is gone" "$VIOD_LOG"; }
+listened=$(losses p3) opened=$(losses p1)
 for port in p1 p3 p7; do
     guest_job g1 "$in_console_guest while [[ ! -e /tmp/enough ]]; do cat /tmp/x; done >\$(port $port)"
     load=$job
@@ -156,6 +158,8 @@ for port in p1 p3 p7; do
     guest g1 'rm /tmp/enough'
 done
 check "the log says each loss once" same "$(grep -c 'console0, port p7: lost' "$VIOD_LOG")" 5
+check "that of who listens, too" same "$(losses p3)" $((listened + 2))
+check "and of the pty" same "$(losses p1)" $((opened + 2))
 
 # --- one that stops reading -------------------------------------------------------------------
 socat -u UNIX-CONNECT:/run/viod/g1/p6 CREATE:/tmp/out6 & reader=$!

@@ -259,6 +259,43 @@ static void test_row_17_no_configuration_space(void **state)
     end(&t);
 }
 
+/* Row 19: the buffer's page goes while the request waits for the next period. */
+static void test_row_19_ballooning(void **state)
+{
+    const char *const presets[] = {"max-bytes=10", "period=50", NULL};
+    struct segment in[2];
+    struct test t;
+    gpa_t page;
+
+    (void)state;
+    if (getenv("VIOD_FAKE_GRANTS") != NULL)
+        skip(); /* a page that is granted cannot go */
+    start(&t, presets, 0);
+    page = guest_alloc(&t.m->heap[0], GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
+    for (unsigned i = 0; i < 4; i++) {
+        int64_t len = -1;
+
+        add(&t, 0, 10);
+        while (take(&t) < 0) {
+            event_loop_turn(t.m->loop, 1000000);
+            machine_settle(t.m);
+        }
+        in[0] = (struct segment){page, 8};
+        in[1] = (struct segment){t.buffer, 2};
+        assert_true(ring_add(&t.driver.rings[0], NULL, 0, in, 2, &t, false) >= 0);
+        driver_kick(&t.driver, 0);
+        machine_balloon_out(t.m, page.addr, 1);
+        while ((len = take(&t)) < 0) {
+            event_loop_turn(t.m->loop, 1000000);
+            machine_settle(t.m);
+        }
+        /* Unless the period was over before the page went. */
+        assert_true(len == 0 || len == 10);
+        fake_balloon_in(t.m->fake, page.addr, 1);
+    }
+    end(&t);
+}
+
 static void test_row_26_posts_without_end(void **state)
 {
     const char *const presets[] = {"max-bytes=1000", NEVER, NULL};
@@ -291,6 +328,7 @@ int main(void)
         cmocka_unit_test(test_row_12_buffer_in_a_hole),
         cmocka_unit_test(test_row_14_reset_while_requests_wait),
         cmocka_unit_test(test_row_17_no_configuration_space),
+        cmocka_unit_test(test_row_19_ballooning),
         cmocka_unit_test(test_row_26_posts_without_end),
     };
 

@@ -572,6 +572,58 @@ static void test_row_19_ballooning(void **state)
     end(&t);
 }
 
+/* Row 17: the CID, and nothing that can be written or that lies behind it. */
+static void test_row_17_configuration_space(void **state)
+{
+    struct test t;
+
+    (void)state;
+    start(&t);
+    for (unsigned width = 1; width <= 8; width *= 2)
+        for (uint32_t i = 0; i + width <= 0x100; i++)
+            machine_write(t.m, VIRTIO_MMIO_CONFIG + i, width, UINT64_MAX);
+    assert_int_equal(machine_read(t.m, VIRTIO_MMIO_CONFIG, 4), GUEST_CID);
+    for (uint32_t i = 4; i < 0x100; i++)
+        assert_int_equal(machine_read(t.m, VIRTIO_MMIO_CONFIG + i, 1), 0);
+    end(&t);
+}
+
+/* Row 23: what lies in a buffer behind a packet stays (receive_packet looks), whatever the packet is. */
+static void test_row_23_nothing_of_others(void **state)
+{
+    static char message[10000];
+    struct packet *p;
+    struct test t;
+    int stream, fd;
+
+    (void)state;
+    start(&t);
+    stream = guest_call(&t, STREAM, 1000, 1);
+    fd = guest_call(&t, MESSAGE, 1000, 2);
+    host_says(stream, "ab");
+    assert_int_equal(expect_packet(&t, OP_RW, 1, 1000)->used, sizeof(p->h) + 2);
+    host_says(fd, "abc");
+    assert_int_equal(expect_packet(&t, OP_RW, 2, 1000)->used, sizeof(p->h) + 3);
+    /* A message in pieces: behind the last one lie no bytes of those before. */
+    memset(message, 'x', sizeof(message));
+    assert_int_equal(send(fd, message, sizeof(message), MSG_NOSIGNAL), sizeof(message));
+    for (size_t got = 0; got < sizeof(message);) {
+        p = expect_packet(&t, OP_RW, 2, 1000);
+        assert_true(p->h.len > 0);
+        assert_memory_equal(p->data, message, p->h.len);
+        got += p->h.len;
+    }
+    guest_says(&t, STREAM, OP_ASK, 1000, 1, 0);
+    assert_int_equal(expect_packet(&t, OP_UPDATE, 1, 1000)->used, sizeof(p->h));
+    close(stream);
+    assert_int_equal(expect_packet(&t, OP_SHUTDOWN, 1, 1000)->used, sizeof(p->h));
+    close(fd);
+    assert_int_equal(expect_packet(&t, OP_SHUTDOWN, 2, 1000)->used, sizeof(p->h));
+    guest_says(&t, STREAM, OP_RW, 1234, 99, 0);
+    assert_int_equal(expect_packet(&t, OP_RST, 99, 1234)->used, sizeof(p->h));
+    end(&t);
+}
+
 static void test_row_25_log_flood(void **state)
 {
     struct test t;
@@ -614,10 +666,12 @@ int main(void)
         cmocka_unit_test(test_row_12_buffers_outside_ram),
         cmocka_unit_test(test_row_14_reset_in_flight),
         cmocka_unit_test(test_row_14_queue_reset),
+        cmocka_unit_test(test_row_17_configuration_space),
         cmocka_unit_test(test_row_18_operations_out_of_order),
         cmocka_unit_test(test_row_18_features),
         cmocka_unit_test(test_row_19_ballooning),
         cmocka_unit_test(test_row_22_packets_that_cannot_be),
+        cmocka_unit_test(test_row_23_nothing_of_others),
         cmocka_unit_test(test_row_25_log_flood),
         cmocka_unit_test(test_row_26_credit_lies),
         cmocka_unit_test(test_row_26_never_consumes_rx),
