@@ -101,10 +101,9 @@ domd_logged() {
 # domd_nodes GUEST-DOMID: the driver domain's nodes of this guest's devices.
 domd_nodes() { xenstore-ls -f "/local/domain/$(domu_id domd)/backend" 2>/dev/null | grep -E "/virtio(_disk)?/$1/"; }
 no_domd_node() { local left; left=$(domd_nodes "$1"); [[ -z $left ]] || { printf '%s\n' "$left"; return 1; }; }
-# create_guest: a new instance of the guest of two-backends.cfg, and until it is up.
-create_guest() {
-    xl create "$EXAMPLES/two-backends.cfg" >/dev/null && domu_ready two-backends "$LONG"
-}
+# create_guest: a new instance of the guest of two-backends.cfg ($guest_cfg), and until it is up.
+guest_cfg=$EXAMPLES/two-backends.cfg
+create_guest() { xl create "$guest_cfg" >/dev/null && domu_ready two-backends "$LONG"; }
 # For this guest: verified I/O on its disks from both domains at once.
 # shellcheck disable=SC2016 # the guest's
 both_disks="$(fio_verify '$(disk FROM-DOM0)' 8 2) >/run/0 & dom0=\$!
