@@ -548,7 +548,8 @@ out:
 int viodctl_check(const char *conf_dir, char *const *paths, int n_paths)
 {
     struct check_options options = {.out = stdout, .look = check_look_at_image,
-                                    .backend = xen_backend_state};
+                                    .backend = xen_backend_state,
+                                    .grants = xen_grants_usable};
     struct daemon_config daemon;
     char path[1024], error[CONFIG_ERROR_LEN];
     unsigned n_problems = 0;

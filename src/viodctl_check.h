@@ -22,6 +22,7 @@ struct check_options {
     FILE *out;
     int (*look)(const char *path, struct image_info *image); /* 0 or -errno */
     int (*backend)(const char *domain); /* as xen_backend_state */
+    int (*grants)(void);                /* as xen_grants_usable */
 };
 
 int check_look_at_image(const char *path, struct image_info *image);

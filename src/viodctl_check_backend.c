@@ -12,8 +12,12 @@
 
 void check_backend(struct check *check, const char *backend, enum xl_grants grants)
 {
-    if (!backend)
+    if (!backend) {
+        if (grants == XL_GRANTS_YES && check->options->grants() == -ENOENT)
+            DEVICE_PROBLEM(check, "grant_usage=1 needs /dev/xen/gntdev, which this domain has not: load "
+                           "the module xen-gntdev, or build its kernel with CONFIG_XEN_GNTDEV");
         return;
+    }
     if (grants == XL_GRANTS_NO)
         fprintf(check->out, "    note: grant_usage=0 lets domain %s map all of the guest's memory; "
                 "Xen's FLASK policy has to allow that\n", backend);

@@ -11,6 +11,11 @@
 #define PAGE ((uint32_t)GUEST_PAGE_SIZE)
 /* Below this many bytes an element is not data that a host device would want aligned. */
 #define SMALL 512u
+/*
+ * What each chain has beside the pool, for headers and statuses; those of all chains lie together. Xen
+ * looks a page of ours up once for all pieces of a copy that follow each other in it.
+ */
+#define NOTES_LEN 64u
 /* What is kept of the end of a chain whose writable part cannot be reached: a status fits. */
 #define LAST_LEN 64u
 #define COPIES_MAX 256u
@@ -53,6 +58,7 @@ struct grants {
     struct grant_map ring[AREAS];
     struct granted *chains;
     struct element *inline_elements, *block_elements;
+    uint8_t *notes; /* NOTES_LEN for each slot */
     uint8_t *pool;
     uint64_t used[GRANTS_POOL_PAGES / 64];
     uint32_t mapped; /* pages of chains */
@@ -98,10 +104,12 @@ int grants_create(struct virtqueue *vq)
     g->block_elements = memory(blocks_len(vq));
     g->taken = calloc(n, sizeof(*g->taken));
     g->completed = calloc(n, sizeof(*g->completed));
+    g->notes = memory(n * NOTES_LEN);
     g->pool = memory((size_t)GRANTS_POOL_PAGES * PAGE);
     g->table_memory = memory(TABLES_LEN + TABLE_MAX);
     if (g->chains == NULL || g->inline_elements == NULL || g->block_elements == NULL ||
-        g->taken == NULL || g->completed == NULL || g->pool == NULL || g->table_memory == NULL)
+        g->taken == NULL || g->completed == NULL || g->notes == NULL || g->pool == NULL ||
+        g->table_memory == NULL)
         return -ENOMEM; /* the queue is destroyed */
     return 0;
 }
@@ -112,6 +120,8 @@ void grants_destroy(struct virtqueue *vq)
 
     for (size_t i = 0; i < AREAS; i++)
         grant_memory_unmap(g->memory, &g->ring[i]);
+    if (g->notes != NULL)
+        munmap(g->notes, (size_t)vq->config.size_max * NOTES_LEN);
     if (g->pool != NULL)
         munmap(g->pool, (size_t)GRANTS_POOL_PAGES * PAGE);
     if (g->table_memory != NULL)
@@ -232,12 +242,14 @@ static size_t place(struct element *e, size_t at)
 }
 
 /*
- * Where the elements go that are copied: what is small first, so that a request with a header and a
- * status does not take pages for them. Returns the bytes that they take; base NULL: only that.
+ * Where the elements go that are copied: the notes, as far as they fit, and the pool; there, what is small
+ * first, so that a few small elements do not take pages. Returns the bytes that they take of the pool;
+ * base NULL: only that.
  */
-static size_t lay_out(struct granted *chain, uint8_t *base)
+static size_t lay_out(struct granted *chain, uint8_t *notes, uint8_t *base)
 {
     size_t at = 0;
+    uint32_t noted = 0;
 
     for (int small = 1; small >= 0; small--)
         for (unsigned i = 0; i < (unsigned)chain->n[READABLE] + chain->n[WRITABLE]; i++) {
@@ -246,6 +258,11 @@ static size_t lay_out(struct granted *chain, uint8_t *base)
             if (chain->pages[i < chain->n[READABLE] ? READABLE : WRITABLE] > 0 ||
                 (e->len < SMALL) != (small != 0))
                 continue;
+            if (e->len <= NOTES_LEN - noted) {
+                e->host = notes + noted;
+                noted = MIN((noted + e->len + 15) & ~15u, NOTES_LEN);
+                continue;
+            }
             at = place(e, at);
             if (base != NULL)
                 e->host = base + at;
@@ -304,6 +321,7 @@ int grants_reserve(struct virtqueue *vq, struct chain *chain)
     struct grants *g = vq->grants;
     struct granted *c = &g->chains[chain->slot];
     unsigned n = (unsigned)chain->n_readable + chain->n_writable;
+    uint8_t *notes = g->notes + (size_t)chain->slot * NOTES_LEN;
     uint32_t map = 0;
     size_t len;
 
@@ -332,11 +350,11 @@ int grants_reserve(struct virtqueue *vq, struct chain *chain)
     }
     if (map > 0 && g->mapped > 0 && g->mapped + map > GRANTS_MAPPED_MAX)
         return -ENOBUFS;
-    len = lay_out(c, NULL);
+    len = lay_out(c, notes, NULL);
     if (len > 0 && !pool_take(g, c, (uint32_t)((len + PAGE - 1) / PAGE)))
         return -ENOBUFS;
     g->mapped += map;
-    (void)lay_out(c, g->pool + (size_t)c->pool_first * PAGE);
+    (void)lay_out(c, notes, g->pool + (size_t)c->pool_first * PAGE);
     return 0;
 }
 
@@ -375,29 +393,38 @@ static void map_part(struct virtqueue *vq, struct granted *c, unsigned part)
     }
 }
 
+/* What lies side by side is one element: for the host, a request of many pages is one buffer then. */
+static uint16_t join(const struct element *e, unsigned n, struct iovec *iov)
+{
+    struct iovec *last = NULL;
+    uint16_t joined = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (last != NULL && (uint8_t *)last->iov_base + last->iov_len == e[i].host) {
+            last->iov_len += e[i].len;
+            continue;
+        }
+        last = &iov[joined++];
+        *last = (struct iovec){.iov_base = e[i].host, .iov_len = e[i].len};
+    }
+    return joined;
+}
+
 /* The chain as the device is to see it, from the beginning. */
 static void present(struct virtqueue *vq, struct chain *chain)
 {
     struct grants *g = vq->grants;
     struct granted *c = &g->chains[chain->slot];
-    unsigned n;
 
     if (c->failed[WRITABLE])
         keep_last(g, c);
     chain->faulted = c->failed[READABLE] || c->failed[WRITABLE];
-    n = (unsigned)c->n[READABLE] + c->n[WRITABLE];
-    for (unsigned i = 0; i < n; i++)
-        c->iov[i] = (struct iovec){.iov_base = c->elements[i].host, .iov_len = c->elements[i].len};
     chain->iov = c->iov;
-    chain->n_readable = c->n[READABLE];
-    chain->n_writable = c->n[WRITABLE];
-    chain->readable_bytes = c->bytes[READABLE];
+    /* Of what failed, nothing is to be believed. */
+    chain->n_readable = chain->faulted ? 0 : join(c->elements, c->n[READABLE], c->iov);
+    chain->readable_bytes = chain->faulted ? 0 : c->bytes[READABLE];
+    chain->n_writable = join(c->elements + c->n[READABLE], c->n[WRITABLE], c->iov + chain->n_readable);
     chain->writable_bytes = c->bytes[WRITABLE];
-    if (chain->faulted) { /* nothing of it is to be believed */
-        chain->iov += chain->n_readable;
-        chain->n_readable = 0;
-        chain->readable_bytes = 0;
-    }
     chain->read_index = 0;
     chain->write_index = chain->n_readable;
     chain->read_offset = chain->write_offset = 0;
@@ -467,19 +494,34 @@ int grants_open_table(struct virtqueue *vq, const struct descriptor *d, void **t
     return failed ? -EFAULT : 0;
 }
 
-/* Adds what the device reads to the copy; false if it costs no call. */
-static bool fetch_readable(struct virtqueue *vq, const struct chain *chain)
+/* Does the chain cost a call before the device can have it? */
+static bool costs_a_call(const struct granted *c)
 {
-    struct grants *g = vq->grants;
-    struct granted *c = &g->chains[chain->slot];
+    return !c->failed[READABLE] && (c->n[READABLE] > 0 || c->pages[WRITABLE] > 0);
+}
 
-    if (c->failed[READABLE])
-        return false;
-    if (c->pages[READABLE] == 0)
-        for (unsigned i = 0; i < c->n[READABLE]; i++)
+/* Headers and the like: they are copied one after the other, since they lie in the same page of ours. */
+static bool is_note(const struct element *e)
+{
+    return e->len <= NOTES_LEN;
+}
+
+/* Adds to the copy what the device reads of the chain: notes, or all else. */
+static void fetch_readable(struct grants *g, struct granted *c, bool notes)
+{
+    if (c->failed[READABLE] || c->pages[READABLE] > 0)
+        return;
+    for (unsigned i = 0; i < c->n[READABLE]; i++)
+        if (is_note(&c->elements[i]) == notes)
             add_copy(g, c->elements[i].addr, c->elements[i].host, c->elements[i].len, false,
                      &c->failed[READABLE]);
-    return c->n[READABLE] > 0 || c->pages[WRITABLE] > 0;
+}
+
+static struct granted *taken_chain(const struct virtqueue *vq, unsigned i)
+{
+    struct grants *g = vq->grants;
+
+    return &g->chains[g->taken[(g->taken_first + i) % vq->config.size_max]];
 }
 
 /* Takes chains off the ring; 0, or the error that ended it. */
@@ -503,20 +545,22 @@ static int fetch(struct virtqueue *vq)
         if (ret <= 0)
             break;
         g->taken[(g->taken_first + g->n_taken++) % vq->config.size_max] = chain->slot;
-        shares = fetch_readable(vq, chain) || tables > 0;
+        shares = tables > 0 || costs_a_call(&g->chains[chain->slot]);
     }
+    for (unsigned notes = 0; notes < 2; notes++)
+        for (unsigned i = 0; i < g->n_taken; i++)
+            fetch_readable(g, taken_chain(vq, i), notes > 0);
     run_copies(g);
     g->n_tables = 0;
     for (unsigned i = 0; i < g->n_taken; i++) {
-        uint16_t slot = g->taken[(g->taken_first + i) % vq->config.size_max];
-        struct granted *c = &g->chains[slot];
+        struct granted *c = taken_chain(vq, i);
 
         for (unsigned part = 0; part < PARTS; part++)
             if (c->pages[part] > 0 && !c->failed[READABLE])
                 map_part(vq, c, part);
             else if (c->pages[part] > 0)
                 c->failed[part] = true; /* the request fails anyway */
-        present(vq, virtqueue_slot(vq, slot));
+        present(vq, virtqueue_slot(vq, (uint16_t)(c - g->chains)));
     }
     return MIN(ret, 0);
 }
@@ -567,27 +611,29 @@ unsigned grants_settling(const struct virtqueue *vq)
     return vq->grants->n_completed;
 }
 
-/* Bytes [from, to) of what the chain's device wrote. */
-static void write_back(struct grants *g, struct granted *c, uint32_t from, uint32_t to, bool *failed)
+/* Bytes [from, to) of what the chain's device wrote, as far as they are in notes, or elsewhere. */
+static void write_back(struct grants *g, struct granted *c, bool notes, uint32_t from, uint32_t to,
+                       bool *failed)
 {
     const struct element *e = c->elements + c->n[READABLE];
 
     for (unsigned i = 0; i < c->n[WRITABLE] && to > 0; i++) {
         uint32_t end = MIN(to, e[i].len);
 
-        if (from < end)
+        if (from < end && is_note(&e[i]) == notes)
             add_copy(g, e[i].addr + from, e[i].host + from, end - from, true, failed);
         from -= MIN(from, e[i].len);
         to -= end;
     }
 }
 
-static void write_tail(struct grants *g, struct granted *c, const struct chain *chain, uint32_t from)
+static void write_tail(struct grants *g, struct granted *c, const struct chain *chain, bool notes,
+                       uint32_t from)
 {
     uint32_t all = c->bytes[WRITABLE];
 
     if (chain->tail_bytes > 0)
-        write_back(g, c, MAX(from, all - chain->tail_bytes), all, &c->tail_lost);
+        write_back(g, c, notes, MAX(from, all - chain->tail_bytes), all, &c->tail_lost);
 }
 
 /* What was written did not arrive: the request failed, and its end is to say so. */
@@ -601,7 +647,8 @@ static void report_loss(struct virtqueue *vq, struct granted *c, struct chain *c
         return;
     if (chain->tail_bytes == 1)
         last->host[last->len - 1] = vq->config.error_status;
-    write_tail(g, c, chain, 0);
+    write_tail(g, c, chain, false, 0);
+    write_tail(g, c, chain, true, 0);
     run_copies(g);
 }
 
@@ -611,15 +658,16 @@ void grants_settle(struct virtqueue *vq)
     unsigned n = g->n_completed;
     bool lost = false;
 
-    for (unsigned i = 0; i < n; i++) {
-        struct chain *chain = virtqueue_slot(vq, g->completed[i]);
+    for (unsigned i = 0; i < 2 * n; i++) {
+        struct chain *chain = virtqueue_slot(vq, g->completed[i % n]);
         struct granted *c = &g->chains[chain->slot];
         uint32_t written = MIN(chain->written, c->bytes[WRITABLE]);
+        bool notes = i >= n;
 
         if (c->pages[WRITABLE] > 0 || c->n[WRITABLE] == 0)
             continue;
-        write_back(g, c, 0, written, &c->written_lost);
-        write_tail(g, c, chain, written);
+        write_back(g, c, notes, 0, written, &c->written_lost);
+        write_tail(g, c, chain, notes, written);
     }
     run_copies(g);
     for (unsigned i = 0; i < n; i++) {

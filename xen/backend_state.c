@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <xenstore.h>
 
@@ -50,4 +51,11 @@ int xen_backend_state(const char *domain)
     free(domids);
     xs_close(xs);
     return ret;
+}
+
+int xen_grants_usable(void)
+{
+    if (access("/dev/xen/privcmd", F_OK) != 0)
+        return -ENODEV;
+    return access("/dev/xen/gntdev", F_OK) == 0 ? 0 : -ENOENT;
 }

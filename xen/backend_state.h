@@ -12,4 +12,7 @@
  */
 int xen_backend_state(const char *domain);
 
+/* Whether this domain can reach what guests grant. 0; -ENOENT: gntdev is missing; -ENODEV: no Xen here. */
+int xen_grants_usable(void);
+
 #endif

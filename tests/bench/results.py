@@ -14,6 +14,8 @@ COUNTS = [
     ("events", "event channel calls", "the part of them for event channels"),
     ("dm_ops", "dm_op calls", "the part that raises interrupts of virtio devices"),
     ("mappings", "mapping calls", "of viod, for the guest's memory"),
+    ("grant_maps", "grant mappings", "calls of viod that map what the guest grants, or give it back"),
+    ("grant_copies", "grant copies", "calls of viod that copy it"),
     ("kicks", "kicks", "QueueNotify writes"),
     ("sleeps", "sleeps", "how often a thread of the worker went to sleep"),
     ("syscalls", "system calls", "of the worker, by its own count"),
@@ -93,6 +95,9 @@ def worker_counts(text):
     names = {"map_calls": "mappings", "notifies": "kicks", "sleeps": "sleeps", "syscalls": "syscalls",
              "turns": "turns", "poll_hits": "poll_hits", "poll_misses": "poll_misses"}
     counts = {mine: guest[its] for its, mine in names.items() if its in guest}
+    if guest.get("grant_copies"):
+        counts["grant_maps"] = guest["grant_maps"] + guest["grant_unmaps"]
+        counts["grant_copies"] = guest["grant_copies"]
     if "mmio_reads" in guest:
         counts["worker_traps"] = guest["mmio_reads"] + guest["mmio_writes"]
     for key in ("requests", "batches", "interrupts", "errors"):

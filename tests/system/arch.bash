@@ -98,13 +98,21 @@ refused() {
 domd_logged() {
     domu_run domd "grep -qE -- $(printf %q "$1") /var/log/viod.log || { tail -n 15 /var/log/viod.log; exit 1; }"
 }
+# grants GUEST N: N of the driver domain's devices of this guest have grants (ACCESS_PLATFORM, bit 33).
+grants() {
+    local n=0 features
+    for features in $(domu_run domd "viodctl --json show $1" | sed 's/"features"/\n&/g' |
+        sed -nE 's/^"features":"(0x[0-9a-f]+)".*/\1/p'); do
+        n=$((n + (features >> 33 & 1)))
+    done
+    [[ $n == "$2" ]] || { echo "$n have"; return 1; }
+}
 # domd_nodes GUEST-DOMID: the driver domain's nodes of this guest's devices.
 domd_nodes() { xenstore-ls -f "/local/domain/$(domu_id domd)/backend" 2>/dev/null | grep -E "/virtio(_disk)?/$1/"; }
 no_domd_node() { local left; left=$(domd_nodes "$1"); [[ -z $left ]] || { printf '%s\n' "$left"; return 1; }; }
-# create_guest: a new instance of the guest of two-backends.cfg, and until it is up.
-create_guest() {
-    xl create "$EXAMPLES/two-backends.cfg" >/dev/null && domu_ready two-backends "$LONG"
-}
+# create_guest: a new instance of the guest of two-backends.cfg ($guest_cfg), and until it is up.
+guest_cfg=$EXAMPLES/two-backends.cfg
+create_guest() { xl create "$guest_cfg" >/dev/null && domu_ready two-backends "$LONG"; }
 # For this guest: verified I/O on its disks from both domains at once.
 # shellcheck disable=SC2016 # the guest's
 both_disks="$(fio_verify '$(disk FROM-DOM0)' 8 2) >/run/0 & dom0=\$!

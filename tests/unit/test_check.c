@@ -60,6 +60,13 @@ static int pretend_backend(const char *domain)
     return strcmp(domain, "unknown") ? 0 : -EOPNOTSUPP;
 }
 
+static int pretended_grants;
+
+static int pretend_grants(void)
+{
+    return pretended_grants;
+}
+
 static char *report(const char *cfg, const char *config_dir, unsigned *n_problems)
 {
     char *text = NULL;
@@ -69,6 +76,7 @@ static char *report(const char *cfg, const char *config_dir, unsigned *n_problem
         .out = open_memstream(&text, &len),
         .look = pretend,
         .backend = pretend_backend,
+        .grants = pretend_grants,
     };
 
     assert_non_null(options.out);
@@ -123,6 +131,26 @@ static void test_expected_reports(void **state)
         free(expected);
     }
     globfree(&cfgs);
+}
+
+static void test_a_domain_without_grants(void **state)
+{
+    unsigned n_problems;
+    char *text;
+
+    (void)state;
+    assert_int_equal(chdir(CHECK_DIR), 0);
+    pretended_grants = -ENODEV; /* the guest is to run elsewhere */
+    text = report("grants.cfg", "conf", &n_problems);
+    assert_int_equal(n_problems, 0);
+    free(text);
+    pretended_grants = -ENOENT;
+    text = report("grants.cfg", "conf", &n_problems);
+    pretended_grants = 0;
+    assert_int_equal(n_problems, 2); /* of four: for those that have grants, from this domain */
+    assert_non_null(strstr(text, "blk0, block device, served by viod\n"));
+    assert_non_null(strstr(text, "problem: grant_usage=1 needs /dev/xen/gntdev"));
+    free(text);
 }
 
 /* What is installed as an example is right. */
@@ -199,6 +227,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_expected_reports),
+        cmocka_unit_test(test_a_domain_without_grants),
         cmocka_unit_test(test_examples),
         cmocka_unit_test(test_look_at_image),
         cmocka_unit_test(test_vdev_names),

@@ -160,6 +160,68 @@ static void test_large_requests_are_mapped(void **state)
     }
 }
 
+/* Pages that lie anywhere in the guest are one buffer for the device: one operation of the host. */
+static void test_copies_of_pages_are_one_buffer(void **state)
+{
+    enum { PAGES = 32 };
+
+    (void)state;
+    for (size_t f = 0; f < ARRAY_SIZE(formats); f++)
+        for (unsigned writes = 0; writes < 2; writes++) {
+            struct segment out[PAGES + 1], in[PAGES + 1];
+            const struct iovec *rest;
+            struct ring_used used;
+            struct chain *chain;
+            struct iovec status;
+            struct rig rig;
+            char header[16];
+            unsigned n;
+
+            rig_create(&rig, 128, formats[f]);
+            out[0] = segment(rig.data.addr, sizeof(header));
+            memcpy(ram(&rig, rig.data.addr), "header of 16 b.", sizeof(header));
+            for (unsigned i = 0; i < PAGES; i++) {
+                uint64_t at = rig.data.addr + 2 * (PAGES - i) * GUEST_PAGE_SIZE;
+
+                *(writes ? &in[i] : &out[1 + i]) = segment(at, GUEST_PAGE_SIZE);
+                memset(ram(&rig, at), (int)i, GUEST_PAGE_SIZE);
+                memset(ram(&rig, at + GUEST_PAGE_SIZE), NO_STATUS, GUEST_PAGE_SIZE);
+            }
+            in[writes ? PAGES : 0] = segment(rig.data.addr + 32, 1);
+            assert_true(ring_add(&rig.ring, out, writes ? 1 : PAGES + 1, in, writes ? PAGES + 1 : 1,
+                                 NULL, (formats[f] & F_INDIRECT) != 0) >= 0);
+            chain = rig_pop(&rig);
+            assert_int_equal(chain_take_tail(chain, 1, &status, 1), 1);
+            assert_int_equal(chain_read(chain, header, sizeof(header)), sizeof(header));
+            assert_memory_equal(header, "header of 16 b.", sizeof(header));
+            n = writes ? chain_rest_writable(chain, &rest) : chain_rest_readable(chain, &rest);
+            assert_int_equal(n, 1);
+            assert_int_equal(rest->iov_len, PAGES * GUEST_PAGE_SIZE);
+            assert_int_equal((uintptr_t)rest->iov_base % GUEST_PAGE_SIZE, 0);
+            for (unsigned i = 0; i < PAGES; i++) {
+                uint8_t *at = (uint8_t *)rest->iov_base + i * GUEST_PAGE_SIZE;
+
+                if (writes)
+                    memset(at, (int)(0x80 | i), GUEST_PAGE_SIZE);
+                else
+                    assert_true(at[0] == i && at[GUEST_PAGE_SIZE - 1] == i);
+            }
+            *(uint8_t *)status.iov_base = 7;
+            chain_complete(chain, writes ? PAGES * GUEST_PAGE_SIZE + 1 : 1);
+            virtqueue_flush(rig.vq);
+            assert_true(ring_get(&rig.ring, &used));
+            assert_int_equal(*ram(&rig, rig.data.addr + 32), 7);
+            for (unsigned i = 0; i < PAGES; i++) {
+                const uint8_t *at = ram(&rig, rig.data.addr + 2 * (PAGES - i) * GUEST_PAGE_SIZE);
+                uint8_t is = (uint8_t)(writes ? 0x80 | i : i);
+
+                assert_true(at[0] == is && at[GUEST_PAGE_SIZE - 1] == is);
+                assert_true(at[GUEST_PAGE_SIZE] == NO_STATUS);
+            }
+            rig_destroy(&rig);
+        }
+}
+
 /* What a device says that it wrote is all that reaches the guest, and the status always does. */
 static void test_only_what_was_written_is_brought(void **state)
 {
@@ -692,6 +754,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_batch_shares_its_calls),
         cmocka_unit_test(test_large_requests_are_mapped),
+        cmocka_unit_test(test_copies_of_pages_are_one_buffer),
         cmocka_unit_test(test_only_what_was_written_is_brought),
         cmocka_unit_test(test_copies_have_bounded_memory),
         cmocka_unit_test(test_mapped_pages_are_bounded),
