@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "blk_scene.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <stdio.h>
@@ -88,13 +89,21 @@ static void add_all(struct blk_scene *s)
         add(s, i);
 }
 
-/* The dead one's descriptor is closed, and with it the lock on the image. */
+/*
+ * The dead one's descriptor is closed; the lock on the image ends with its last use, when the kernel has
+ * taken its ring apart. As the supervisor does, wait for that.
+ */
 static void open_again(void *arg)
 {
     struct blk_scene *s = arg;
+    int64_t end = monotonic_ns() + INT64_C(60000000000);
     char error[CONFIG_ERROR_LEN] = "";
+    int ret;
 
-    if (device_type_by_id(2)->reopen(&s->config, error, sizeof(error)) < 0)
+    while ((ret = device_type_by_id(2)->reopen(&s->config, error, sizeof(error))) == -EBUSY &&
+           monotonic_ns() < end)
+        usleep(1000);
+    if (ret < 0)
         fake_die("%s", error);
 }
 
