@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # shellcheck disable=SC2016,SC2034,SC2154
-# checks: a driver domain without viod, with a mistake in dom0, destroyed while a guest runs, crashed, and of a type that FLASK refuses
+# checks: a driver domain without viod, with a mistake in dom0, destroyed while a guest runs, and of a type that FLASK refuses
 # boot: --flask --passthrough
 # files: common.bash arch.bash
 # timeout: 2400
@@ -53,32 +53,6 @@ check "dom0's device goes on" guest two-backends "$(fio_verify '$(disk FROM-DOM0
 check "the guest is destroyed" domu_destroy two-backends
 check "nothing of it is left" wait_for 30 'domu_gone two-backends'
 check "nor a worker" wait_for 60 no_workers
-
-# --- it is there again, and crashes ------------------------------------------------------------------------
-domd_again() {
-    domu_ready domd "$LONG" && domu_run domd 'truncate -s 16M /var/lib/viod/two-backends/log.img' && domd_viod
-}
-must "xl creates the driver domain anew" xl create "$EXAMPLES/driver-domain.cfg"
-must "it comes up, with viod" domd_again
-must "a new guest has devices of both" create_guest
-check "both of its backends serve it" guest two-backends "$both_disks"
-check "the guest lets the driver domain's devices alone" wait_for 120 quiet
-allow_guest_panic
-old=$(domu_id domd)
-domu_run -t 30 domd 'echo c >/proc/sysrq-trigger'
-check "it crashes, and xl starts another instance" wait_for "$LONG" \
-    "now=\$(domu_id domd) && [[ -n \$now && \$now != $old ]]"
-check "the guest goes on with dom0's device" guest two-backends "$(fio_verify '$(disk FROM-DOM0)' 8 2)"
-must "the new instance comes up, with viod" domd_again
-check "the guest is destroyed" domu_destroy two-backends
-check "nothing of it is left" wait_for 30 'domu_gone two-backends'
-must "the guest created anew has devices of both" create_guest
-check "both of its backends serve it" guest two-backends "$both_disks"
-check "the driver domain's clock is the machine's again" domu_run domd 'grep -q pl031 /sys/class/rtc/rtc0/name'
-check "the guest is destroyed" domu_destroy two-backends
-check "the driver domain, too" domu_destroy domd
-check "nothing is left" wait_for 60 'domu_gone two-backends && domu_gone domd'
-
 # --- a policy that does not allow it --------------------------------------------------------------------
 must "a driver domain of another type comes up" plain_driver_domain xen_privcmd.unrestricted=1 \
     seclabel=system_u:system_r:domU_t
