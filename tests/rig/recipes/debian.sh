@@ -23,7 +23,7 @@ recipe() {
     rm -rf root
 
     stage "configuring packages in an emulated machine (5 to 10 minutes)"
-    TMPDIR=$PWD timeout 1800 qemu-system-aarch64 -machine virt,gic-version=3 -cpu cortex-a57 -smp 2 -m 1024 \
+    TMPDIR=$PWD timeout 2700 qemu-system-aarch64 -machine virt,gic-version=3 -cpu cortex-a57 -smp 2 -m 1024 \
         -accel tcg,thread=multi -nodefaults -no-user-config -display none -no-reboot -serial stdio \
         -kernel "$(artifact kernel)/Image" -append "root=/dev/vda rw init=/second-stage panic=-1" \
         -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-device,rng=rng \
