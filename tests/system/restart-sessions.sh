@@ -9,7 +9,7 @@
 . ./net.bash
 . ./vsock.bash
 . ./console.bash
-KILLS=${KILLS:-20}
+KILLS=${KILLS:-5}
 
 new_bridge xenbr0 10.0.0.1/24
 configure g1 <<EOF
