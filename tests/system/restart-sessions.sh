@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # shellcheck disable=SC2016,SC2154 # the guest's shell expands; $job comes from nguest_job, others from *.bash
-# checks: TCP transfers, a console transfer and a login session go on while the worker is killed 20 times; vsock connects again each time
+# checks: TCP transfers, a console transfer and a login session go on while the worker is killed again and again; vsock connects again each time
 # files: common.bash net.bash vsock.bash console.bash
 # settings: KILLS
 # timeout: 1800
