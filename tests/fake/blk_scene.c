@@ -90,21 +90,29 @@ static void add_all(struct blk_scene *s)
 }
 
 /*
- * The dead one's descriptor is closed; the lock on the image ends with its last use, when the kernel has
- * taken its ring apart. As the supervisor does, wait for that.
+ * The descriptor of the one before is closed; the lock on the image ends with its last use. That is when the
+ * kernel has taken a dead one's ring apart, or, where the loop and its ring live on, when this thread lets
+ * the ring put away a request that a kernel's worker has ended.
  */
-static void open_again(void *arg)
+static void open_image(struct blk_scene *s, int (*open_it)(struct device_config *, char *, size_t))
 {
-    struct blk_scene *s = arg;
     int64_t end = monotonic_ns() + INT64_C(60000000000);
     char error[CONFIG_ERROR_LEN] = "";
     int ret;
 
-    while ((ret = device_type_by_id(2)->reopen(&s->config, error, sizeof(error))) == -EBUSY &&
-           monotonic_ns() < end)
-        usleep(1000);
+    while ((ret = open_it(&s->config, error, sizeof(error))) == -EBUSY && monotonic_ns() < end) {
+        if (s->m != NULL)
+            event_loop_turn(s->m->loop, 1000000);
+        else
+            usleep(1000);
+    }
     if (ret < 0)
         fake_die("%s", error);
+}
+
+static void open_again(void *arg)
+{
+    open_image(arg, device_type_by_id(2)->reopen);
 }
 
 void blk_scene_begin(struct blk_scene *s, const char *path, uint64_t features)
@@ -123,9 +131,9 @@ void blk_scene_begin(struct blk_scene *s, const char *path, uint64_t features)
     s->config.irq = MACHINE_IRQ;
     s->config.n_vcpus = 1;
     snprintf(preset, sizeof(preset), "path=%s", path);
-    if (device_config_fill(&s->config, type, NULL, presets, error, sizeof(error)) < 0 ||
-        type->open(&s->config, error, sizeof(error)) < 0)
+    if (device_config_fill(&s->config, type, NULL, presets, error, sizeof(error)) < 0)
         fake_die("%s", error);
+    open_image(s, type->open);
     s->m = machine_create(&machine);
     s->m->meanwhile = open_again;
     s->m->meanwhile_arg = s;
