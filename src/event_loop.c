@@ -42,14 +42,6 @@ struct event_loop {
     struct loop_fd *asleep_fds;
 };
 
-int64_t monotonic_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 static void count_one(_Atomic uint64_t *counter)
 {
     stat_add(counter, 1);

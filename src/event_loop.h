@@ -10,6 +10,7 @@
 #define VIOD_EVENT_LOOP_H
 
 #include <liburing.h>
+#include "clock.h"
 #include "stats.h"
 #include "types.h"
 
@@ -132,6 +133,5 @@ void loop_set_timer(struct event_loop *loop, struct loop_timer *timer, int64_t d
 void loop_cancel_timer(struct event_loop *loop, struct loop_timer *timer);
 
 const struct thread_stats *loop_stats(const struct event_loop *loop);
-int64_t monotonic_ns(void);
 
 #endif

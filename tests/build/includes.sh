@@ -18,7 +18,8 @@ src/grant_memory.[ch]          types|log|grant_memory|hypervisor
 src/guest_memory.[ch]          types|log|guest_memory|hypervisor
 src/hypervisor.h               types
 src/device_state.[ch]          types|device_state
-src/event_loop.[ch]            types|log|stats|event_loop
+src/event_loop.[ch]            types|log|clock|stats|event_loop
+src/clock.[ch]                 clock
 src/iov.[ch]                   types|iov
 src/log.[ch]                   types|log
 src/stats.[ch]                 types|stats
