@@ -36,6 +36,8 @@ struct event_loop {
     int64_t poll_max_ns, poll_window_ns, poll_since_ns;
     int64_t poll_seen_ns;  /* the last look, if nothing was there; or 0 */
     bool poll_preempted;   /* since poll_since_ns */
+    /* What was said to come soon: to be polled for as long as is allowed; said in this turn, for the next. */
+    bool expecting, expects_next;
     unsigned poll_missed_in_row, poll_backoff, poll_backoff_next; /* backoff: in sleeps */
     struct thread_stats own_stats;
     struct thread_stats *stats;
@@ -442,10 +444,10 @@ static bool serve(struct event_loop *loop)
 /* True: something in memory to watch is worth a CPU for a little longer. */
 static bool keep_polling(struct event_loop *loop)
 {
+    int64_t now, window = loop->expecting ? loop->poll_max_ns : loop->poll_window_ns;
     bool hot = false;
-    int64_t now;
 
-    if (loop->poll_window_ns == 0)
+    if (window == 0)
         return false;
     for (struct loop_poller *p = loop->pollers; p != NULL; p = p->next)
         hot |= p->hot;
@@ -459,11 +461,12 @@ static bool keep_polling(struct event_loop *loop)
         loop->poll_preempted = true;
     }
     loop->poll_seen_ns = now;
-    if (now - loop->poll_since_ns < loop->poll_window_ns)
+    if (now - loop->poll_since_ns < window)
         return true;
     count_one(&loop->stats->poll_misses);
-    if (loop->poll_window_ns == loop->poll_max_ns)
+    if (window == loop->poll_max_ns)
         loop->poll_missed_in_row++;
+    loop->expecting = false;
     return false;
 }
 
@@ -520,8 +523,7 @@ static void adapt(struct event_loop *loop, int64_t slept_ns)
 
 void loop_expect(struct event_loop *loop)
 {
-    if (loop->poll_backoff == 0)
-        loop->poll_window_ns = loop->poll_max_ns;
+    loop->expects_next = loop->poll_backoff == 0;
 }
 
 bool loop_polling_pays(const struct event_loop *loop)
@@ -590,6 +592,7 @@ static void sleep_until_work(struct event_loop *loop, int64_t timeout_ns)
     (void)ret; /* -EINTR, -ETIME: the next turn looks at everything anyway */
     adapt(loop, monotonic_ns() - before);
 out:
+    loop->expecting = false;
     atomic_store(&loop->sleeping, false);
     disarm(loop);
     loop->poll_since_ns = 0;
@@ -611,6 +614,9 @@ int event_loop_run(struct event_loop *loop)
         if (serve(loop)) {
             if (loop->poll_since_ns != 0)
                 end_poll(loop);
+            /* When it has come, how long to poll for the next thing is what was learned. */
+            loop->expecting = loop->expects_next;
+            loop->expects_next = false;
             continue;
         }
         if (keep_polling(loop))

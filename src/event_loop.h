@@ -73,7 +73,10 @@ int event_loop_run(struct event_loop *loop);
 int event_loop_turn(struct event_loop *loop, int64_t timeout_ns);
 void loop_stop(struct event_loop *loop);
 
-/* Something is sure to come soon (the answer to an interrupt): poll for it, if polling pays at all. */
+/*
+ * The next thing is sure to come soon (the answer to an interrupt): poll for it as long as is allowed, if
+ * polling pays at all. When something has come, that is over.
+ */
 void loop_expect(struct event_loop *loop);
 
 /* A poller has found work, and does it now: what is between its looks is no work until then. */

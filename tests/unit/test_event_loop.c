@@ -625,6 +625,7 @@ static bool preempted_poll(struct loop_poller *poller)
     while (monotonic_ns() < until)
         ;
     loop_found(p->loop);
+    loop_expect(p->loop);
     return true;
 }
 
@@ -653,6 +654,49 @@ static void test_polling_that_stops_the_guest(void **state)
     assert_int_equal(stat_get(&loop_stats(p.loop)->poll_misses), 4);
     assert_in_range(p.polls, 12, 20);
     event_loop_destroy(p.loop);
+}
+
+struct expecting {
+    struct loop_poller poller;
+    struct event_loop *loop;
+    unsigned polls, polls_after;
+};
+
+/* The first turn's work is followed by another thing, sure to come, which comes a hundred polls later. */
+static bool expecting_poll(struct loop_poller *poller)
+{
+    struct expecting *e = container_of(poller, struct expecting, poller);
+
+    e->polls++;
+    if (e->polls == 1)
+        loop_expect(e->loop);
+    if (e->polls > 100)
+        e->polls_after++;
+    return e->polls == 1 || e->polls == 100;
+}
+
+static bool expecting_arm(struct loop_poller *poller)
+{
+    struct expecting *e = container_of(poller, struct expecting, poller);
+
+    loop_stop(e->loop);
+    return true;
+}
+
+/* It is polled for until it has come, and not for what nobody said. */
+static void test_expecting_one_thing(void **state)
+{
+    struct loop_config config = {.entries = 8, .poll_max_ns = UINT32_MAX};
+    struct expecting e = {
+        .poller = {.poll = expecting_poll, .arm = expecting_arm, .disarm = ignore, .hot = true}};
+
+    (void)state;
+    assert_int_equal(event_loop_create(&config, &e.loop), 0);
+    loop_add_poller(e.loop, &e.poller);
+    assert_int_equal(event_loop_run(e.loop), 0);
+    assert_int_equal(e.polls, 101);
+    assert_int_equal(e.polls_after, 1);
+    event_loop_destroy(e.loop);
 }
 
 /* Frequent messages: the loop learns to poll for them; then silence, and it sleeps again. */
@@ -696,6 +740,7 @@ int main(void)
         cmocka_unit_test(test_stop_wakes_a_sleeping_loop),
         cmocka_unit_test(test_idle_loop_makes_no_turn),
         cmocka_unit_test(test_polling_that_stops_the_guest),
+        cmocka_unit_test(test_expecting_one_thing),
         cmocka_unit_test(test_adaptive_polling),
     };
 
