@@ -78,7 +78,7 @@ load() {
     local path
     # The root file systems have no journal: what is written there would not survive xl destroy.
     printf '%s\n' 'until_stop() { while "$@"; do [[ ! -e /run/stop ]] || return 0; done; echo "failed: $*"; return 1; }
-        fio_on() { '"$(fio_verify '$1' 8 1 --thinktime=20000 --thinktime_blocks=8)"' >/tmp/fio.${1##*/} 2>&1 || { cat /tmp/fio.${1##*/}; return 1; }; }
+        fio_on() { '"$(fio_verify '$1' 8 1 --thinktime=20000 --thinktime_blocks=8)"' >/tmp/fio.${1##*/} 2>&1 || { cat /tmp/fio.${1##*/}; return 1; }; sleep 1; }
         echo_of() { socat -t 300 - TCP:10.0.0.1:5000 </tmp/in >/tmp/out && cmp /tmp/in /tmp/out && sleep 0.2; }
         random() { [[ $(dd if=/dev/hwrng bs=64 count=1 iflag=fullblock status=none | wc -c) == 64 ]] && sleep 0.2; }
         text() { seq 1000 >"$port" && echo >>/run/texts && sleep 0.2; }
@@ -137,7 +137,7 @@ check "g2: its disks of both domains move" goes_on g2
 check "g1 goes on" goes_on g1
 
 # --- the driver domain's viod is killed and goes on ---------------------------------------------------------
-# What serves both guests there, one after the other; a restart of the whole belongs here, too.
+# What serves both guests there, one after the other; then all of it is restarted.
 for name in g1 g2; do
     pid=$(domd_worker $name)
     check "$name: its worker in the driver domain is killed" domu_run domd "kill -9 $pid"
@@ -145,6 +145,16 @@ for name in g1 g2; do
 done
 check "g1 goes on" goes_on g1
 check "g2 goes on" goes_on g2
+declare -A before=([g1]=$(domd_worker g1) [g2]=$(domd_worker g2))
+check "viod ends in the driver domain, and its workers go on" domu_run domd 'pid=$(pgrep -of "^viod --config") &&
+    kill $pid && for _ in {1..100}; do [[ -e /proc/$pid ]] || break; sleep 0.1; done &&
+    [[ ! -e /proc/$pid && $(pgrep -fc "^viod --worker") == 2 ]]'
+must "viod starts there again" domd_viod
+for name in g1 g2; do
+    check "$name: a worker of the new one has taken over" wait_for 60 \
+        "now=\$(domd_worker $name) && [[ \$now -gt 0 && \$now != ${before[$name]} ]]"
+    check "$name goes on" goes_on $name
+done
 for name in g1 g2; do
     guest $name 'touch /run/stop'
 done
