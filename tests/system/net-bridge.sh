@@ -84,6 +84,50 @@ check "ping again" nguest g1 "ping -c 2 -W 20 $a2"
 check_not "viodctl link sideways" viodctl link g2 net0 sideways
 check_not "viodctl link of a disk" viodctl link g2 xvda down
 
+# --- segmentation of UDP, in both directions ------------------------------------------------
+# The program hands 42 datagrams over at once. Whoever can takes them as one frame: g1's device does, the
+# bridge passes it on, g2's device too, and only g2's kernel takes them apart.
+cat >/tmp/uso.py <<'END'
+import socket, sys, time
+SOL_UDP, UDP_SEGMENT, SIZE, MANY, TIMES = 17, 103, 1400, 42, 20
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+if sys.argv[1] == "receive":
+    s.bind(("", 5002))
+    open("/tmp/bound", "w").close()
+    s.settimeout(60)
+    seen = set()
+    while len(seen) < MANY * TIMES:
+        data = s.recv(65535)
+        assert len(data) == SIZE and data[4:] == data[4:5] * (SIZE - 4), len(data)
+        seen.add(int.from_bytes(data[:4], "big"))
+    print("all", len(seen))
+else:
+    s.setsockopt(SOL_UDP, UDP_SEGMENT, SIZE)
+    for n in range(0, MANY * TIMES, MANY):
+        s.sendto(b"".join(i.to_bytes(4, "big") + bytes([i & 255]) * (SIZE - 4) for i in range(n, n + MANY)),
+                 (sys.argv[2], 5002))
+        time.sleep(0.2)
+END
+for name in g1 g2; do
+    guest $name "cat >/tmp/uso.py <<'END'
+$(cat /tmp/uso.py)
+END"
+done
+# Linux leaves that to the administrator.
+check "g1: its driver leaves the segmentation of UDP to the device" nguest g1 \
+    'n=$(nic) && ethtool -K $n tx-udp-segmentation on && ethtool -k $n | grep -x "tx-udp-segmentation: on"'
+nguest_job g2 'python3 /tmp/uso.py receive'
+listener=$job
+must "g2 listens" wait_for 60 'guest g2 "[[ -e /tmp/bound ]]"'
+sent=$(number g1 .tx.packets) sent_bytes=$(number g1 .tx.bytes)
+got=$(number g2 .rx.packets) got_bytes=$(number g2 .rx.bytes)
+guest g1 "python3 /tmp/uso.py send $a2"
+check "840 datagrams arrive, each by itself" same "$(domu_wait "$listener")" "all 840"
+sent=$(($(number g1 .tx.packets) - sent)) sent_bytes=$(($(number g1 .tx.bytes) - sent_bytes))
+got=$(($(number g2 .rx.packets) - got)) got_bytes=$(($(number g2 .rx.bytes) - got_bytes))
+check "g1 sent them in few frames ($sent, $sent_bytes bytes)" test "$sent_bytes" -ge 1176000 -a "$sent" -lt 200
+check "and g2 got them so ($got, $got_bytes bytes)" test "$got_bytes" -ge 1176000 -a "$got" -lt 200
+
 # --- a large file, from guest to guest ---------------------------------------------------
 # The same random 16 MiB again and again: made once, as making them takes longer than sending them.
 nguest_job g2 "timeout $LONG nc.openbsd -l 5000 | md5sum"

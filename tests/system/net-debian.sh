@@ -45,7 +45,9 @@ check "apt downloads 8 MiB and finds their checksum right" later 'got-42'
 type_keys 'cat /sys/class/misc/hw_random/rng_current; head -c 64 /dev/hwrng | wc -c | sed s/^/bytes-/\r'
 check "random bytes" later 'bytes-64'
 check "of virtio" grep -qa 'virtio_rng' "$screen"
-viodctl show debian
+viodctl stats debian
+check "statistics of each device, as JSON too" same "$(viodctl --json stats debian |
+    jq -r '.devices[] | select(.requests > 0 and .interrupts > 0) | .name' | sort | tr '\n' ' ')" "console0 net0 rng0 xvda "
 for name in xvda net0 console0 rng0; do
     check "viod serves $name" same "$(device debian "$name" driver)" running
 done

@@ -39,6 +39,10 @@ check "TCP both ways at once: out" at_least 500000 "$both" "$received"
 check "TCP both ways at once: in" at_least 500000 "$both" .end.sum_received_bidir_reverse.bytes
 check "UDP to dom0" at_least 100 "$(iperf g1 -u -t 2 -b 8M -l 1400)" '(.end.sum.packets - .end.sum.lost_packets)'
 check "UDP to the guest" at_least 100 "$(iperf g1 -u -t 2 -b 8M -l 1400 -R)" '(.end.sum.packets - .end.sum.lost_packets)'
+both=$(iperf g1 -u -t 2 -b 8M -l 1400 --bidir)
+check "UDP both ways at once: out" at_least 100 "$both" '(.end.sum.packets - .end.sum.lost_packets)'
+check "UDP both ways at once: in" at_least 100 "$both" \
+    '(.end.sum_bidir_reverse.packets - .end.sum_bidir_reverse.lost_packets)'
 
 echo "        frames of each queue: $(number g1 .queue_packets | tr -d '\n ')"
 for queue in 0 1 2 3; do
@@ -73,6 +77,14 @@ check "TCP over one queue" at_least 100000 "$(iperf g1 -t 1 -P 4 -R)" "$received
 check "the others rest" same "$(number g1 '.queue_packets[2]')" "$before"
 check "ethtool -L: four queues" nguest g1 'ethtool -L $(nic) combined 4'
 check "TCP over four" at_least 100000 "$(iperf g1 -t 1 -P 4)" "$received"
+
+# A lone packet waits for company as long as the guest says, so no answer comes sooner.
+soonest() { ping -c 4 -W 20 10.0.0.2 | sed -n 's|^rtt min/avg/max/mdev = \([0-9]*\).*|\1|p'; }
+check "ethtool -C: an interrupt for what is received waits 300 ms" \
+    nguest g1 'n=$(nic) && ethtool -C $n rx-usecs 300000 rx-frames 64 && ethtool -c $n | grep -x "rx-usecs:[[:space:]]*300000"'
+check "and so does an answer to ping" test "$(soonest)" -ge 300
+check "ethtool -C: at once again" nguest g1 'ethtool -C $(nic) rx-usecs 0 rx-frames 0'
+check "ping" ping -c 2 -W 20 10.0.0.2
 sleep 5
 # Without frames nobody wakes up, but for the guest's own timers (neighbour discovery and the like).
 before=$(show g1 .sleeps) frames=$(($(number g1 .rx.packets) + $(number g1 .tx.packets)))
