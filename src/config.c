@@ -343,6 +343,22 @@ static int missing_key(const struct device_config *config, const struct config_k
                        file->path, present, config->name, key->name, example, key->help);
 }
 
+/* What is better for granted memory, where nobody said otherwise. */
+static int fill_for_grants(struct device_config *config)
+{
+    for (size_t i = 0; i < config->n_values; i++) {
+        struct config_value *value = &config->values[i];
+
+        if (!config->grant_usage || value->value || !value->key->granted_value)
+            continue;
+        value->value = strdup(value->key->granted_value);
+        value->is_granted_value = true;
+        if (!value->value)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
 int device_config_fill(struct device_config *config, const struct device_type *type,
                        const struct guest_file *file, const char *const *preset, char *error,
                        size_t error_len)
@@ -356,6 +372,8 @@ int device_config_fill(struct device_config *config, const struct device_type *t
             ret = apply_preset(config, type, *p, error, error_len);
     if (!ret && section)
         ret = apply_section(config, type, file->file.path, section, error, error_len);
+    if (!ret)
+        ret = fill_for_grants(config);
     for (size_t i = 0; !ret && i < config->n_values; i++)
         if (config->values[i].key->required && !config->values[i].value)
             ret = missing_key(config, config->values[i].key, file ? &file->file : NULL, section,

@@ -23,6 +23,7 @@ struct config_key {
     const char *name;
     enum key_type type;
     const char *default_value; /* NULL: none; then the key is required if `required` */
+    const char *granted_value; /* the default of devices with grants; NULL: the same */
     bool required;
     uint64_t min, max;         /* KEY_UINT; KEY_STRING: at most max bytes (0: CONFIG_VALUE_MAX) */
     const char *choices;       /* KEY_CHOICE: "none writeback"; KEY_UINT: the only numbers allowed */
@@ -32,6 +33,7 @@ struct config_key {
 struct config_value {
     const struct config_key *key;
     char *value;               /* owned; NULL = default */
+    bool is_granted_value;     /* the default of a device with grants, which stands in value then */
     int line;                  /* in its file; 0 = default or from xenstore */
 };
 

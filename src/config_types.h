@@ -13,7 +13,7 @@
      .help = "offer packed rings"},                                                                \
     {.name = "event-idx", .type = KEY_BOOL, .default_value = "yes",                                \
      .help = "offer the ring option that saves notifications"},                                    \
-    {.name = "indirect", .type = KEY_BOOL, .default_value = "yes",                                 \
+    {.name = "indirect", .type = KEY_BOOL, .default_value = "yes", .granted_value = "no",          \
      .help = "offer indirect descriptors"},                                                        \
     {.name = "in-order", .type = KEY_BOOL, .default_value = "no",                                  \
      .help = "offer to use buffers in the order in which they were made available"},               \

@@ -176,7 +176,7 @@ static void print_values(const struct check *check, const struct config_value *v
         char text[CONFIG_VALUE_MAX + 64];
         size_t len;
 
-        if ((value->value != NULL) != set || value->key->type == KEY_PATH ||
+        if ((value->value != NULL && !value->is_granted_value) != set || value->key->type == KEY_PATH ||
             (!set && (!value->key->default_value ||
                       (!grants && !strncmp(value->key->name, "grant-", 6)))))
             continue;

@@ -129,6 +129,26 @@ static void test_defaults(void **state)
     device_config_free(&config);
 }
 
+/* A grant for a table of descriptors costs a copy more: what is not said is said for grants. */
+static void test_defaults_with_grants(void **state)
+{
+    const char *const presets[] = {"path=/dev/x", NULL};
+    const char *const said[] = {"path=/dev/x", "indirect=yes", "queue-size=256", NULL};
+    struct device_config config = {.name = "xvda", .grant_usage = true};
+
+    (void)state;
+    assert_int_equal(device_config_fill(&config, device_type_by_id(2), NULL, presets, error, sizeof(error)), 0);
+    assert_false(device_config_bool(&config, "indirect"));
+    assert_int_equal(device_config_uint(&config, "queue-size"), 1024);
+    assert_true(device_config_bool(&config, "event-idx"));
+    device_config_free(&config);
+    config = (struct device_config){.name = "xvda", .grant_usage = true};
+    assert_int_equal(device_config_fill(&config, device_type_by_id(2), NULL, said, error, sizeof(error)), 0);
+    assert_true(device_config_bool(&config, "indirect"));
+    assert_int_equal(device_config_uint(&config, "queue-size"), 256);
+    device_config_free(&config);
+}
+
 static void test_bad_files(void **state)
 {
     static const struct {
@@ -779,6 +799,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_full_section),
         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_defaults_with_grants),
         cmocka_unit_test(test_extract),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_limits),
