@@ -137,13 +137,15 @@ static void test_defaults_with_grants(void **state)
     struct device_config config = {.name = "xvda", .grant_usage = true};
 
     (void)state;
-    assert_int_equal(device_config_fill(&config, device_type_by_id(2), NULL, presets, error, sizeof(error)), 0);
+    assert_int_equal(
+        device_config_fill(&config, device_type_by_id(2), NULL, presets, error, sizeof(error)), 0);
     assert_false(device_config_bool(&config, "indirect"));
     assert_int_equal(device_config_uint(&config, "queue-size"), 1024);
     assert_true(device_config_bool(&config, "event-idx"));
     device_config_free(&config);
     config = (struct device_config){.name = "xvda", .grant_usage = true};
-    assert_int_equal(device_config_fill(&config, device_type_by_id(2), NULL, said, error, sizeof(error)), 0);
+    assert_int_equal(
+        device_config_fill(&config, device_type_by_id(2), NULL, said, error, sizeof(error)), 0);
     assert_true(device_config_bool(&config, "indirect"));
     assert_int_equal(device_config_uint(&config, "queue-size"), 256);
     device_config_free(&config);
