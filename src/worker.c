@@ -424,6 +424,7 @@ static void serve_message(struct worker *w, struct message *message)
 {
     char error[CONFIG_ERROR_LEN];
     struct slot *slot;
+    bool was_claimed;
     int ret;
 
     if (message->type == MESSAGE_QUIT) {
@@ -445,11 +446,17 @@ static void serve_message(struct worker *w, struct message *message)
         break;
     case MESSAGE_EXPECT:
     case MESSAGE_TAKE:
+        was_claimed = slot->claimed;
         ret = worker_claim_slot(slot, true);
         if (ret < 0)
             log_host("cannot claim slot %u: %s", slot->index, strerror(-ret));
-        if (message->type == MESSAGE_TAKE)
+        if (message->type == MESSAGE_TAKE) {
+            if (ret == 0 && !was_claimed)
+                log_warning("slot %u: the domain that served it is gone: from now on the guest is "
+                            "told that it is empty",
+                            slot->index);
             break;
+        }
         slot->expected = slot->dev == NULL && message->status != 0;
         if (slot->dev == NULL && message->status == 0)
             device_state_clear(&w->state->slots[message->slot]); /* nobody takes it over any more */

@@ -182,6 +182,7 @@ accesses() { domu_run domd 'viodctl --json list' | jq '[.[].mmio_writes // 0] | 
 quiet() { local before; before=$(accesses) && sleep 3 && [[ $(accesses) == "$before" ]]; }
 check "the guests let the driver domain's devices alone" wait_for 120 quiet
 check "the driver domain is destroyed" domu_destroy domd
+must "dom0 answers in its place, and says so" wait_for 60 'answers_instead 6'
 for name in g1 g2; do
     guest_job $name '(dd if=$(disk FROM-DOMD) of=/dev/null bs=4k count=1 iflag=direct status=none &) ; sleep 2; echo alive'
     check_job "$name touches a device of it, and lives" "$job"
