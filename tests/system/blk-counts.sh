@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # checks: what a request costs, as counts: traps, interrupts, mapping calls and system calls at depth 1 and 32, and with the guest polling
+# boot: --xen "dom0_max_vcpus=1 dom0_vcpus_pin"
 # files: common.bash
 # timeout: 1200
 . ./common.bash
 
-# How often a poll meets what it waits for depends on the machine: here dom0 and the guest share CPUs, so
-# polling may be off all the time. The limits hold without it, too.
+# dom0 and the guest have a CPU each, so that a poll can meet what it waits for. Whoever else uses this
+# machine can stop either of them at any time: that only adds to the counts, as polls miss then. So what
+# a request costs is the least of some windows of requests; all figures count, none is a time.
+WINDOWS=20
 new_image data 64 >/dev/null
 configure g1 <<END
 [blk0]
@@ -18,42 +21,62 @@ END
 counters() {
     show g1 '[.devices[0].requests, .mmio_reads + .mmio_writes, .devices[0].interrupts, .map_calls, .syscalls] | @tsv'
 }
-# count WHAT FIO-OPTION…: runs fio in the guest; counts per 1000 requests are in traps, interrupts, calls;
-# maps is the number of mapping calls.
+# least VARIABLE N: makes it N if that is less.
+least() { [[ ${!1} -le $2 ]] || printf -v "$1" %d "$2"; }
+# count TRAPS CALLS FIO-OPTION…: runs fio in the guest, window after window, until there was one with no
+# more than so many traps, one with no more than so many system calls, for 1000 requests, and one without a
+# mapping call. The least of each is in traps, calls and maps; the most interrupts are in interrupts.
 count() {
-    local before after requests
+    local traps_wanted=$1 calls_wanted=$2 window before after requests n
+    shift 2
     local fio="fio --name=count --filename=\$(disk data) --rw=randread --bs=4k --direct=1 --ioengine=io_uring"
     fio+=" --size=64m --norandommap --number_ios=4000 --output-format=terse"
     guest g1 "$fio $* >/dev/null" # all buffers are mapped then, and the image is in the page cache
-    read -ra before < <(counters)
-    guest g1 "$fio $* >/dev/null"
-    read -ra after < <(counters)
-    requests=$((after[0] - before[0]))
-    traps=$(((after[1] - before[1]) * 1000 / requests))
-    interrupts=$(((after[2] - before[2]) * 1000 / requests))
-    maps=$((after[3] - before[3]))
-    calls=$(((after[4] - before[4]) * 1000 / requests))
-    printf '        %s: of 1000 requests: %d traps, %d interrupts, %d system calls; %d mapping calls in all\n' \
-        "$*" $traps $interrupts $calls $maps
+    traps=1000000 calls=1000000 maps=1000000 interrupts=0
+    for ((window = 0; window < WINDOWS &&
+        (traps > traps_wanted || calls > calls_wanted || maps > 0); window++)); do
+        read -ra before < <(counters)
+        guest g1 "$fio $* >/dev/null"
+        read -ra after < <(counters)
+        requests=$((after[0] - before[0]))
+        least traps $(((after[1] - before[1]) * 1000 / requests))
+        least calls $(((after[4] - before[4]) * 1000 / requests))
+        n=$(((after[2] - before[2]) * 1000 / requests))
+        [[ $n -le $interrupts ]] || interrupts=$n
+        least maps $((after[3] - before[3]))
+    done
+    printf '        %s: of 1000 requests, at best of %d windows: %d traps, %d system calls; %d mapping calls; at most %d interrupts\n' \
+        "$*" $window $traps $calls $maps $interrupts
 }
 
-domu_create g1 vcpus=2 'cmdline=virtio_blk.poll_queues=1' "virtio=$(blk_devices 1)" || give_up "xl create"
+domu_create g1 vcpus=1 'cpus="1"' "virtio=$(blk_devices 1)" || give_up "xl create"
 must "the guest comes up" up g1
-count --iodepth=1
-check "depth 1: at most a kick, InterruptStatus and InterruptACK for each request" test $traps -le 3050
+# 1 for each of: the interrupt, InterruptStatus, InterruptACK, and the I/O with all that is to be waited for.
+# Data of a guest that grants its memory are copied by a call of their own.
+granted=$([[ -n ${RIG_GRANTS:-} ]] && echo 1 || echo 0)
+count 2050 $((5000 + 2000 * granted)) --iodepth=1
+check "depth 1: InterruptStatus and InterruptACK, and hardly ever a kick" test $traps -le 2050
 check "depth 1: one interrupt for each request" test $interrupts -ge 950 -a $interrupts -le 1050
-check "depth 1: at most 20 system calls for each request" test $calls -le 20000
-check "depth 1: what is mapped stays mapped" test $maps -le 4
-count --iodepth=32
-check "depth 32: at most half of the traps of depth 1" test $traps -le 1500
-check "depth 32: at most half of the interrupts" test $interrupts -le 500
-check "depth 32: at most 8 system calls for each request" test $calls -le 8000
-check "depth 32: what is mapped stays mapped" test $maps -le 4
-count --iodepth=1 --hipri=1
-check "the guest polls: at most a kick for each request" test $traps -le 1050
-check "the guest polls: no interrupts" test $interrupts -le 10
-count --iodepth=8 --hipri=1
-check "the guest polls at depth 8: no interrupts" test $interrupts -le 10
+check "depth 1: few system calls" test $calls -le $((5000 + 2000 * granted))
+check "depth 1: what is mapped stays mapped" test $maps -eq 0
+count 150 $((500 + 1000 * granted)) --iodepth=32
+check "depth 32: three traps for many requests" test $traps -le 150
+check "depth 32: at most one interrupt for two requests, also at worst" test $interrupts -le 500
+check "depth 32: few system calls" test $calls -le $((500 + 1000 * granted))
+check "depth 32: what is mapped stays mapped" test $maps -eq 0
+check "no request failed" no_errors
+domu_destroy g1
+
+# Linux polls on a queue of its own, so there are two, with a vCPU for each.
+domu_create g1 vcpus=2 'cpus="1"' 'cmdline=virtio_blk.poll_queues=1' "virtio=$(blk_devices 1)" || give_up "xl create"
+must "a guest that polls comes up" up g1
+count 10 $((500 + 1000 * granted)) --iodepth=32 --hipri=1
+check "the guest polls: no traps" test $traps -le 10
+check "the guest polls: no interrupts" test $interrupts -eq 0
+check "the guest polls: few system calls" test $calls -le $((500 + 1000 * granted))
+count 1050 20000 --iodepth=1 --hipri=1
+check "the guest polls at depth 1: at most a kick for each request" test $traps -le 1050
+check "the guest polls at depth 1: no interrupts" test $interrupts -eq 0
 check "data are right when the guest polls" guest g1 "$(fio_verify "\$(disk data)" 8 8 --hipri=1)"
 check "no request failed" no_errors
 finish
