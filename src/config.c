@@ -359,9 +359,9 @@ static int fill_for_grants(struct device_config *config)
     return 0;
 }
 
-int device_config_fill(struct device_config *config, const struct device_type *type,
-                       const struct guest_file *file, const char *const *preset, char *error,
-                       size_t error_len)
+static int fill(struct device_config *config, const struct device_type *type,
+                const struct guest_file *file, const char *const *preset, bool is_new, char *error,
+                size_t error_len)
 {
     const struct file_section *section =
         file ? config_file_section(&file->file, config->name) : NULL;
@@ -372,7 +372,7 @@ int device_config_fill(struct device_config *config, const struct device_type *t
             ret = apply_preset(config, type, *p, error, error_len);
     if (!ret && section)
         ret = apply_section(config, type, file->file.path, section, error, error_len);
-    if (!ret)
+    if (!ret && is_new)
         ret = fill_for_grants(config);
     for (size_t i = 0; !ret && i < config->n_values; i++)
         if (config->values[i].key->required && !config->values[i].value)
@@ -385,6 +385,19 @@ int device_config_fill(struct device_config *config, const struct device_type *t
     if (ret)
         free_values(config);
     return ret;
+}
+
+int device_config_fill(struct device_config *config, const struct device_type *type,
+                       const struct guest_file *file, const char *const *preset, char *error,
+                       size_t error_len)
+{
+    return fill(config, type, file, preset, true, error, error_len);
+}
+
+int device_config_restore(struct device_config *config, const struct device_type *type,
+                          const char *const *preset, char *error, size_t error_len)
+{
+    return fill(config, type, NULL, preset, false, error, error_len);
 }
 
 int disk_presets(const char *params, bool read_only, bool discard_enable, char *text,

@@ -181,6 +181,12 @@ void guest_file_free(struct guest_file *file);
 int device_config_fill(struct device_config *config, const struct device_type *type,
                        const struct guest_file *file, const char *const *preset, char *error,
                        size_t error_len);
+/*
+ * The same from what device_config_encode wrote, which says all that was decided: a key that it does not
+ * have has the default of all devices, also if one with grants would have another today.
+ */
+int device_config_restore(struct device_config *config, const struct device_type *type,
+                          const char *const *preset, char *error, size_t error_len);
 /* Sections that no device of the guest used: writes "file:line: …" warnings, one per call of warn. */
 void guest_file_warn_unused(const struct guest_file *file, const char *const *used, size_t n_used,
                             void (*warn)(void *arg, const char *line), void *arg);

@@ -318,7 +318,7 @@ static int decode_finish(struct decoder *decoder, char *error, size_t error_len)
             return config_fail(error, error_len, "device configuration: unknown key \"%.60s\"",
                                decoder->presets[i]);
     }
-    return device_config_fill(config, type, NULL, decoder->presets, error, error_len);
+    return device_config_restore(config, type, decoder->presets, error, error_len);
 }
 
 int device_config_decode(const char *text, size_t len, struct device_config *config, char *error,

@@ -547,6 +547,35 @@ static int decode_with(const char *good, const char *line_start, const char *rep
     return ret;
 }
 
+/* A text says all that was decided: what it does not say, nobody decides anew. */
+static void test_text_with_grants(void **state)
+{
+    const char *const presets[] = {"path=/dev/x", NULL};
+    struct device_config config = {.name = "blk0", .virtio_id = 2, .grant_usage = true}, copy;
+    char text[4096], *line, *next;
+    int len;
+
+    (void)state;
+    assert_int_equal(
+        device_config_fill(&config, device_type_by_id(2), NULL, presets, error, sizeof(error)), 0);
+    config.base = 0x02000200;
+    config.irq = 34;
+    config.block.logical_block = config.block.physical_block = 512;
+    len = device_config_encode(&config, text, sizeof(text));
+    assert_true(len > 0);
+    assert_int_equal(device_config_decode(text, (size_t)len, &copy, error, sizeof(error)), 0);
+    assert_false(device_config_bool(&copy, "indirect"));
+    device_config_free(&copy);
+    line = strstr(text, "key.indirect=no\n");
+    assert_non_null(line);
+    next = strchr(line, '\n') + 1;
+    memmove(line, next, strlen(next) + 1);
+    assert_int_equal(device_config_decode(text, strlen(text), &copy, error, sizeof(error)), 0);
+    assert_true(device_config_bool(&copy, "indirect"));
+    device_config_free(&copy);
+    device_config_free(&config);
+}
+
 static void test_hostile_texts(void **state)
 {
     static const char *const fields[] = {
@@ -802,6 +831,7 @@ int main(void)
         cmocka_unit_test(test_full_section),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_defaults_with_grants),
+        cmocka_unit_test(test_text_with_grants),
         cmocka_unit_test(test_extract),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_limits),
