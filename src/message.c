@@ -55,7 +55,8 @@ int message_receive(int socket, struct message *message)
     struct msghdr msg = {.msg_iov = iov,
                          .msg_iovlen = 2,
                          .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
+                         /* Not CMSG_SPACE: Linux would have room for one more in its padding. */
+                         .msg_controllen = CMSG_LEN(sizeof(int) * MESSAGE_FDS_MAX)};
     bool was_reset = false, again;
     ssize_t n;
 
@@ -73,10 +74,15 @@ int message_receive(int socket, struct message *message)
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
             size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
-            if (count > MESSAGE_FDS_MAX - message->n_fds)
-                count = MESSAGE_FDS_MAX - message->n_fds;
-            memcpy(message->fds + message->n_fds, CMSG_DATA(c), count * sizeof(int));
-            message->n_fds += (uint32_t)count;
+            for (size_t i = 0; i < count; i++) {
+                int fd;
+
+                memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+                if (message->n_fds < MESSAGE_FDS_MAX)
+                    message->fds[message->n_fds++] = fd;
+                else
+                    close(fd);
+            }
         }
     if (n == 0) {
         message_close_fds(message); /* of a packet without a byte, which is no end, but no message either */

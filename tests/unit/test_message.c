@@ -58,24 +58,25 @@ static void test_last_words_are_heard(void **state)
     close(ends[0]);
 }
 
-/* Bytes, possibly none, and a descriptor: not as message_send would do it. */
-static void say_raw(int socket, const void *bytes, size_t len, int fd)
+/* Bytes, possibly none, and a descriptor n times: not as message_send would do it. */
+static void say_raw(int socket, const void *bytes, size_t len, int fd, size_t n)
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof(int) * 64)];
     } control = {0};
     struct iovec iov = {(void *)(uintptr_t)bytes, len};
     struct msghdr msg = {.msg_iov = &iov,
                          .msg_iovlen = 1,
                          .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
+                         .msg_controllen = CMSG_SPACE(sizeof(int) * n)};
     struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
 
     cmsg->cmsg_level = SOL_SOCKET;
     cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+    cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n);
+    for (size_t i = 0; i < n; i++)
+        memcpy(CMSG_DATA(cmsg) + i * sizeof(int), &fd, sizeof(int));
     assert_int_equal(sendmsg(socket, &msg, 0), len);
 }
 
@@ -92,9 +93,37 @@ static void test_descriptors_of_what_is_no_message_are_closed(void **state)
 
         assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
         assert_int_equal(pipe(passed), 0);
-        say_raw(ends[1], bytes, lens[i], passed[1]);
+        say_raw(ends[1], bytes, lens[i], passed[1], 1);
         close(passed[1]);
         assert_int_equal(message_receive(ends[0], &message), lens[i] == 0 ? 0 : -EPROTO);
+        assert_int_equal(fcntl(passed[0], F_SETFL, O_NONBLOCK), 0);
+        assert_int_equal(read(passed[0], &byte, 1), 0); /* no writer is left */
+        close(passed[0]);
+        close(ends[0]);
+        close(ends[1]);
+    }
+}
+
+/* Nor with a message that has more of them than any has: up to as many as Linux passes on. */
+static void test_too_many_descriptors_are_closed(void **state)
+{
+    (void)state;
+    for (size_t n = 1; n <= 64; n++) {
+        int ends[2], passed[2];
+        char byte;
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
+        assert_int_equal(pipe(passed), 0);
+        message_set(&message, MESSAGE_READY, 0, NULL);
+        say_raw(ends[1], &message, offsetof(struct message, n_fds), passed[1], n);
+        close(passed[1]);
+        if (n <= MESSAGE_FDS_MAX) {
+            assert_int_equal(message_receive(ends[0], &message), 1);
+            assert_int_equal(message.n_fds, n);
+            message_close_fds(&message);
+        } else {
+            assert_int_equal(message_receive(ends[0], &message), -EPROTO);
+        }
         assert_int_equal(fcntl(passed[0], F_SETFL, O_NONBLOCK), 0);
         assert_int_equal(read(passed[0], &byte, 1), 0); /* no writer is left */
         close(passed[0]);
@@ -109,6 +138,7 @@ int main(void)
         cmocka_unit_test(test_messages_keep_their_order_and_bounds),
         cmocka_unit_test(test_last_words_are_heard),
         cmocka_unit_test(test_descriptors_of_what_is_no_message_are_closed),
+        cmocka_unit_test(test_too_many_descriptors_are_closed),
     };
 
     return cmocka_run_group_tests_name("message", tests, NULL, NULL);
