@@ -280,7 +280,9 @@ static void take_credit(struct vsock_connection *c, const struct virtio_vsock_hd
 {
     c->peer_buf_alloc = le32toh(header->buf_alloc);
     c->peer_fwd_cnt = le32toh(header->fwd_cnt);
-    if (c->starved_for > 0 && vsock_credit(c) >= c->starved_for) {
+    /* A message for which there will never be room any more is for vsock_message_from_host to judge. */
+    if (c->starved_for > 0 &&
+        (vsock_credit(c) >= c->starved_for || c->starved_for > MAX(c->peer_buf_alloc, 1u))) {
         c->starved_for = 0;
         vsock_say(c, PENDING_DATA);
     }

@@ -100,12 +100,19 @@ void vsock_host_ended(struct vsock_connection *c)
 
 static void say_credit(struct vsock_connection *c)
 {
-    if (c->state == VSOCK_OPEN && c->fwd_cnt - c->fwd_cnt_said >= c->buf_alloc / 4)
+    uint32_t unsaid = c->fwd_cnt - c->fwd_cnt_said, few = c->buf_alloc / 4;
+
+    if (c->state != VSOCK_OPEN)
+        return;
+    /* The beginning of a message stays here until its end has come, and so it may be that only what was
+     * not worth a packet keeps the guest from sending that: Linux sends what its credit allows, then
+     * waits, and does not ask. */
+    if (unsaid >= few ||
+        (unsaid > 0 && c->unfinished > 0 && c->buf_alloc - unsaid - c->buffered < few))
         vsock_say(c, PENDING_CREDIT_UPDATE);
 }
 
-/* The host side receives no more. What it has sent may still be on its way to the guest. */
-static void host_deaf(struct vsock_connection *c)
+void vsock_host_deaf(struct vsock_connection *c)
 {
     c->host_deaf = true;
     c->fwd_cnt += c->buffered;
@@ -128,12 +135,15 @@ static void host_deaf(struct vsock_connection *c)
 static void send_failed(struct vsock_connection *c, int error)
 {
     if (error == -EPIPE || error == -ECONNRESET) {
-        host_deaf(c);
+        vsock_host_deaf(c);
         return;
     }
     log_host("%s: cannot send to the host side of port %u: %s", c->vs->dev->name, c->host_port,
              strerror(-error));
-    vsock_reset(c);
+    if (c->state == VSOCK_LINGER && (c->pending & PENDING_RST) == 0)
+        vsock_forget(c); /* for the guest it ended long ago, and its port may have another connection */
+    else
+        vsock_reset(c);
 }
 
 /* ---- from the guest to the host ---- */
@@ -264,6 +274,7 @@ static int send_directly(struct vsock_connection *c, struct chain *chain, uint32
 void vsock_from_guest(struct vsock_connection *c, struct chain *chain, uint32_t len, bool end)
 {
     bool whole = !c->seqpacket || (end && c->unfinished == 0);
+    bool idle = deliverable(c) == 0;
     uint32_t at, left = len;
 
     if (len > c->buf_alloc - c->buffered) {
@@ -305,6 +316,11 @@ void vsock_from_guest(struct vsock_connection *c, struct chain *chain, uint32_t 
     /* An empty message has no place in a byte count, and Linux sends none. */
     if (c->seqpacket && end && c->unfinished > 0)
         buffered_end(c);
+    if (idle && deliverable(c) > 0 && c->out.armed) {
+        /* It waits for an edge, from an earlier time, and a host side that has read all gives none. */
+        flush(c);
+        return;
+    }
     if (deliverable(c) > 0)
         vsock_watch(c->vs, &c->out, c->fd, POLLOUT, c->out_edge);
     say_credit(c);

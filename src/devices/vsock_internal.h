@@ -98,6 +98,7 @@ struct vsock_connection {
     bool out_edge;       /* the host side seemed to take more, and did not: see watch() */
     bool host_ended;     /* it sends no more, and all it sent is read */
     bool host_deaf;      /* it receives no more: what the guest sends is thrown away */
+    bool host_was_reset; /* Linux has said that it closed without having read all */
     uint8_t shutdown_flags;       /* said, or to be said, to the guest */
     uint8_t guest_shutdown;       /* the guest said */
     struct vsock_ask *ask;
@@ -268,6 +269,8 @@ void vsock_message_drop(struct vsock_connection *c);
 /* Shared by the last two. */
 size_t vsock_no_credit(struct vsock_connection *c, uint32_t needed);
 void vsock_host_ended(struct vsock_connection *c);
+/* The host side receives no more. What it has sent may still be on its way to the guest. */
+void vsock_host_deaf(struct vsock_connection *c);
 size_t vsock_cut(const struct iovec *iov, size_t n, size_t len, struct iovec *out);
 
 /* ---- vsock_ask.c ---- */

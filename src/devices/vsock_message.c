@@ -11,6 +11,9 @@
 #include "devices/vsock_internal.h"
 #include "log.h"
 
+/* Empty messages that may stand before the last ones of a host side that has ended. */
+#define EMPTY_MAX 16u
+
 void vsock_message_drop(struct vsock_connection *c)
 {
     struct vsock *vs = c->vs;
@@ -64,6 +67,7 @@ static size_t next_message(struct vsock_connection *c)
     char byte;
     ssize_t len = vsock_peek(c->fd, &byte, sizeof(byte));
     struct iovec nothing = {.iov_base = &byte};
+    bool ends;
 
     if (len > 0) {
         if ((size_t)len > VSOCK_MESSAGE_MAX || (size_t)len > c->peer_buf_alloc) {
@@ -78,15 +82,31 @@ static size_t next_message(struct vsock_connection *c)
     c->pending &= (uint8_t)~PENDING_DATA;
     if (len == -EAGAIN) {
         vsock_watch_input(c);
-    } else if (len < 0) {
-        vsock_reset(c);
-    } else if (vsock_end(c->fd) != VSOCK_STILL_SENDS) {
-        vsock_host_ended(c);
-    } else {
-        /* An empty message: vsock has none. */
-        (void)vsock_receive(c->fd, &nothing, 1);
-        vsock_watch_input(c);
+        return 0;
     }
+    if (len == -ECONNRESET && !c->host_was_reset) {
+        /* The host side closed without having read all. Linux says so first, and once; what that had
+         * sent before is still to be had. */
+        c->host_was_reset = true;
+        vsock_host_deaf(c);
+        vsock_watch_input(c);
+        return 0;
+    }
+    if (len < 0) {
+        vsock_reset(c);
+        return 0;
+    }
+    /* An empty message, which vsock does not have, or the end. They look alike, but nothing follows an
+     * end. */
+    ends = vsock_end(c->fd) != VSOCK_STILL_SENDS;
+    for (unsigned i = 0; len == 0 && i < (ends ? EMPTY_MAX : 1); i++) {
+        (void)vsock_receive(c->fd, &nothing, 1);
+        len = ends ? vsock_peek(c->fd, &byte, sizeof(byte)) : 0;
+    }
+    if (ends && len <= 0)
+        vsock_host_ended(c);
+    else
+        vsock_watch_input(c);
     return 0;
 }
 
