@@ -380,6 +380,8 @@ static int fill(struct device_config *config, const struct device_type *type,
                               error, error_len);
     if (!ret)
         ret = config_fill_parts(config, type, file ? &file->file : NULL, preset, error, error_len);
+    if (!ret && is_new && type->check)
+        ret = type->check(config, error, error_len);
     if (ret == -ENOMEM)
         snprintf(error, error_len, "%s: out of memory", config->name);
     if (ret)

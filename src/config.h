@@ -108,6 +108,11 @@ struct device_type {
     const char *parts_key;
     const struct config_key *part_keys;
     size_t parts_max;
+    /*
+     * What can be said of the values, and of several together, without a look at the host: the last step
+     * of device_config_fill. 0 or -errno with a message. NULL: nothing.
+     */
+    int (*check)(const struct device_config *config, char *error, size_t error_len);
     /* Supervisor: opens host resources into config->fds. 0 or -errno with a message. */
     int (*open)(struct device_config *config, char *error, size_t error_len);
     /*

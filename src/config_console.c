@@ -76,6 +76,31 @@ static enum stream_kind kind_of(const struct config_part *part)
     return STREAM_NONE;
 }
 
+/* Has it a name in the guest's folder below run-dir? */
+static bool is_named_there(const struct config_part *part)
+{
+    enum stream_kind kind = kind_of(part);
+
+    return kind == STREAM_PTY || (kind == STREAM_LISTEN && !config_part_string(part, "path"));
+}
+
+static int console_type_check(const struct device_config *config, char *error, size_t error_len)
+{
+    for (size_t i = 0; i < config->n_parts; i++) {
+        const struct config_part *part = &config->parts[i];
+
+        /* Other names in that folder have a dot. */
+        if (is_named_there(part) && (!strcmp(part->name, "state") || !strcmp(part->name, "vsock"))) {
+            snprintf(error, error_len,
+                     "%s: port %s: viod has a file of its own of that name in the guest's folder; "
+                     "give the port another one",
+                     config->name, part->name);
+            return -EEXIST;
+        }
+    }
+    return 0;
+}
+
 static int set_up_port(const struct device_config *config, const struct config_part *part,
                        struct host_port *port, char *error, size_t error_len)
 {
@@ -92,18 +117,10 @@ static int set_up_port(const struct device_config *config, const struct config_p
     };
     if (kind == STREAM_NONE)
         return 0;
-    if (kind == STREAM_PTY || (kind == STREAM_LISTEN && !path)) {
+    if (is_named_there(part)) {
         if (run_dir[0] == '\0') {
             snprintf(error, error_len, "%s: there is no folder for the guest's consoles", config->name);
             return -ENOENT;
-        }
-        /* Other names in that folder have a dot. */
-        if (!strcmp(part->name, "state") || !strcmp(part->name, "vsock")) {
-            snprintf(error, error_len,
-                     "%s: port %s: viod has a file of its own of that name in %s; give the port "
-                     "another one",
-                     config->name, part->name, run_dir);
-            return -EEXIST;
         }
         snprintf(port->path, sizeof(port->path), "%s/%s", run_dir, part->name);
         return 0;
@@ -301,6 +318,7 @@ const struct device_type console_type = {
     .parts_key = "ports",
     .part_keys = port_keys,
     .parts_max = PORTS_MAX,
+    .check = console_type_check,
     .open = console_type_open,
     .reopen = console_type_reopen,
     .ask = console_type_ask,

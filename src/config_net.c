@@ -192,7 +192,7 @@ static int check_backend(const struct device_config *config, char *error, size_t
     return 0;
 }
 
-static int check_keys(const struct device_config *config, char *error, size_t error_len)
+static int net_check(const struct device_config *config, char *error, size_t error_len)
 {
     static const char *const interfaces[] = {"tap", "bridge"};
     const char *mac = device_config_string(config, "mac");
@@ -261,9 +261,6 @@ static int net_open(struct device_config *config, char *error, size_t error_len)
     uint32_t mtu;
     int ret;
 
-    ret = check_keys(config, error, error_len);
-    if (ret < 0)
-        return ret;
     if (is_passt(config))
         return open_passt(config, error, error_len);
     /* How many vCPUs the guest has is the worker's to find out: it closes what it does not need. */
@@ -337,6 +334,7 @@ const struct device_type net_type = {
     .name = "net",
     .virtio_id = 1,
     .keys = net_keys,
+    .check = net_check,
     .open = net_open,
     .reopen = net_reopen,
     .opens_early = net_opens_early,

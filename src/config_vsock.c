@@ -50,18 +50,11 @@ static const char *folder_of(const struct device_config *config)
 }
 
 /* The guest's CID, written into the configuration that the worker gets. */
-static int settle_cid(struct device_config *config, char *error, size_t error_len)
+static int settle_cid(struct device_config *config)
 {
     uint64_t cid = device_config_uint(config, "cid");
     char text[24];
 
-    if (cid == 1 || cid == 2) {
-        snprintf(error, error_len,
-                 "%s: cid = %u is taken by the standard; a guest's is 3 or more, or 0 for 1000 plus "
-                 "the domid",
-                 config->name, (unsigned)cid);
-        return -EINVAL;
-    }
     if (cid != 0)
         return 0;
     snprintf(text, sizeof(text), "%u", CID_OFFSET + (config->guest ? config->guest->domid : 0));
@@ -74,30 +67,11 @@ static int settle_cid(struct device_config *config, char *error, size_t error_le
     return 0;
 }
 
-/* Sets *yes. */
-static int check_guests(const struct device_config *config, bool *yes, char *error,
-                        size_t error_len)
+static int vsock_type_check(const struct device_config *config, char *error, size_t error_len)
 {
     static const char *const mistakes[] = {"on", "off", "true", "false", "0", "1"};
     const char *value = device_config_string(config, "guest-to-guest");
-
-    for (size_t i = 0; i < ARRAY_SIZE(mistakes); i++)
-        if (strcmp(value, mistakes[i]) == 0) {
-            snprintf(error, error_len,
-                     "%s: guest-to-guest = %s: say yes, no, or the names of guests", config->name,
-                     value);
-            return -EINVAL;
-        }
-    *yes = strcmp(value, "no") != 0;
-    return 0;
-}
-
-static int vsock_type_open(struct device_config *config, char *error, size_t error_len)
-{
-    const char *folder = folder_of(config);
-    char path[CONFIG_VALUE_MAX + 32], why[CONFIG_ERROR_LEN - 64];
-    bool guests;
-    int ret;
+    uint64_t cid = device_config_uint(config, "cid");
 
     /* Its sockets have fixed names, and Linux drives one such device. */
     if (strcmp(config->name, "vsock0") != 0) {
@@ -107,6 +81,30 @@ static int vsock_type_open(struct device_config *config, char *error, size_t err
                  config->name);
         return -EEXIST;
     }
+    if (cid == 1 || cid == 2) {
+        snprintf(error, error_len,
+                 "%s: cid = %u is taken by the standard; a guest's is 3 or more, or 0 for 1000 plus "
+                 "the domid",
+                 config->name, (unsigned)cid);
+        return -EINVAL;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(mistakes); i++)
+        if (strcmp(value, mistakes[i]) == 0) {
+            snprintf(error, error_len,
+                     "%s: guest-to-guest = %s: say yes, no, or the names of guests", config->name,
+                     value);
+            return -EINVAL;
+        }
+    return 0;
+}
+
+static int vsock_type_open(struct device_config *config, char *error, size_t error_len)
+{
+    const char *folder = folder_of(config);
+    char path[CONFIG_VALUE_MAX + 32], why[CONFIG_ERROR_LEN - 64];
+    bool guests = strcmp(device_config_string(config, "guest-to-guest"), "no") != 0;
+    int ret;
+
     if (folder == NULL) {
         snprintf(error, error_len,
                  "%s: the guest has no folder for sockets; say where they go with folder = /path in "
@@ -114,11 +112,11 @@ static int vsock_type_open(struct device_config *config, char *error, size_t err
                  config->name, config->name);
         return -ENOENT;
     }
-    ret = settle_cid(config, error, error_len);
-    if (ret == 0)
-        ret = check_guests(config, &guests, error, error_len);
-    if (ret < 0)
+    ret = settle_cid(config);
+    if (ret < 0) {
+        snprintf(error, error_len, "%s: out of memory", config->name);
         return ret;
+    }
     for (size_t i = 0; i < 2; i++) {
         snprintf(path, sizeof(path), "%s/vsock%s", folder, i == 0 ? "" : ".seqpacket");
         ret = vsock_listen(path, i == 1, why, sizeof(why));
@@ -217,6 +215,7 @@ const struct device_type vsock_type = {
     .virtio_id = 19,
     .keys = vsock_keys,
     .counters = vsock_counters,
+    .check = vsock_type_check,
     .open = vsock_type_open,
     .ask = vsock_type_ask,
     .close = vsock_type_close,

@@ -870,6 +870,133 @@ static void test_buffered_messages(void **state)
     end(&t);
 }
 
+/* What the guest needs to finish a message may be what was not worth a packet before. */
+static void test_credit_for_the_end_of_a_message(void **state)
+{
+    const uint32_t before = BUFFER / 4 - 1;
+    static uint8_t some[BUFFER];
+    struct test t;
+    struct packet p;
+    uint32_t sent = 0, fwd = 0;
+    int fd;
+
+    (void)state;
+    fill_big();
+    start(&t);
+    fd = guest_call(&t, MESSAGE, 1000, 1);
+    guest_sends(&t, MESSAGE, 1000, 1, big, before, VIRTIO_VSOCK_SEQ_EOM);
+    assert_int_equal(recv(fd, some, sizeof(some), MSG_DONTWAIT), before);
+    expect_nothing(&t);
+    /* All that its credit allows of one as large as the buffer, as Linux does: it asks for nothing. */
+    for (uint32_t len; sent < BUFFER - before; sent += len) {
+        len = MIN(BUFFER - before - sent, 16384u);
+        guest_sends(&t, MESSAGE, 1000, 1, big + sent, len, 0);
+    }
+    while (receive_packet(&t, &p)) {
+        assert_int_equal(p.h.op, OP_UPDATE);
+        fwd = p.h.fwd_cnt;
+    }
+    assert_int_equal(fwd, before);
+    guest_sends(&t, MESSAGE, 1000, 1, big + sent, before, VIRTIO_VSOCK_SEQ_EOM);
+    assert_int_equal(recv(fd, some, sizeof(some), MSG_DONTWAIT), BUFFER);
+    assert_memory_equal(some, big, BUFFER);
+    close(fd);
+    end(&t);
+}
+
+/* A host side that sends no more makes its socket ready for ever: what is sent to it is not waited for. */
+static void test_message_after_a_full_socket(void **state)
+{
+    static uint8_t some[65536];
+    struct test t;
+    struct packet p;
+    uint32_t sent = 0, fwd = 0, got = 0;
+    int fd;
+
+    (void)state;
+    fill_big();
+    start(&t);
+    fd = guest_call(&t, MESSAGE, 1000, 1);
+    assert_int_equal(shutdown(fd, SHUT_WR), 0);
+    expect_packet(&t, OP_SHUTDOWN, 1, 1000);
+    while (BUFFER - (sent - fwd) >= 8000) {
+        guest_sends(&t, MESSAGE, 1000, 1, big, 8000, VIRTIO_VSOCK_SEQ_EOM);
+        sent += 8000;
+        while (receive_packet(&t, &p))
+            fwd = p.h.fwd_cnt;
+    }
+    for (int i = 0; i < 100000 && got < sent; i++) {
+        ssize_t n = recv(fd, some, sizeof(some), MSG_DONTWAIT);
+
+        if (n >= 0)
+            got += (uint32_t)n;
+        else
+            machine_settle(t.m);
+    }
+    assert_int_equal(got, sent);
+    guest_sends(&t, MESSAGE, 1000, 1, "tw", 2, 0);
+    guest_sends(&t, MESSAGE, 1000, 1, "o", 1, VIRTIO_VSOCK_SEQ_EOM);
+    assert_hears(fd, "two");
+    close(fd);
+    end(&t);
+}
+
+/* A service that answers, and ends without having read all: the guest gets the answer. */
+static void test_answer_of_a_deaf_host(void **state)
+{
+    struct test t;
+    struct packet *p;
+    int fd;
+
+    (void)state;
+    start(&t);
+    fd = guest_call(&t, MESSAGE, 1000, 1);
+    guest_sends(&t, MESSAGE, 1000, 1, "question", 8, VIRTIO_VSOCK_SEQ_EOM);
+    host_says(fd, "answer");
+    assert_int_equal(send(fd, "", 0, 0), 0); /* not the end */
+    host_says(fd, "more");
+    close(fd);
+    for (int i = 0; i < 2; i++) {
+        do
+            p = next_but_updates(&t);
+        while (p->h.op == OP_SHUTDOWN);
+        assert_int_equal(p->h.op, OP_RW);
+        assert_memory_equal(p->data, i == 0 ? "answer" : "more", p->h.len);
+    }
+    p = next_but_updates(&t);
+    assert_int_equal(p->h.op, OP_SHUTDOWN);
+    assert_int_equal(p->h.flags, NO_RCV | NO_SEND);
+    guest_says(&t, MESSAGE, OP_RST, 1000, 1, 0);
+    expect_no_connection(&t);
+    end(&t);
+}
+
+/* A message waits for credit, and the guest makes its buffer smaller than that. */
+static void test_buffer_shrinks(void **state)
+{
+    struct test t;
+    struct packet p;
+    int fd;
+
+    (void)state;
+    fill_big();
+    start(&t);
+    t.buf_alloc = 20000;
+    fd = guest_call(&t, MESSAGE, 1000, 1);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(send(fd, big, 15000, 0), 15000);
+    while (receive_packet(&t, &p))
+        assert_int_not_equal(p.h.op, OP_RST);
+    t.buf_alloc = 10000;
+    guest_says(&t, MESSAGE, OP_UPDATE, 1000, 1, 0);
+    do
+        assert_true(receive_packet(&t, &p));
+    while (p.h.op != OP_RST);
+    expect_no_connection(&t);
+    close(fd);
+    end(&t);
+}
+
 /* ---- events, interface ---- */
 
 static void test_transport_reset(void **state)
@@ -1055,8 +1182,8 @@ static void test_cids_that_cannot_be(void **state)
         struct machine *m;
 
         strcpy(config.name, "vsock0");
-        assert_int_equal(device_config_fill(&config, device_type_by_id(19), NULL, presets, error,
-                                            sizeof(error)), 0);
+        assert_int_equal(device_config_restore(&config, device_type_by_id(19), presets, error,
+                                               sizeof(error)), 0);
         assert_true(machine_try_create(&machine, &m, error, sizeof(error)) < 0);
         device_config_free(&config);
     }
@@ -1120,10 +1247,10 @@ static void test_supervisor_side(void **state)
     memset(&config, 0, sizeof(config));
     strcpy(config.name, "vsock1");
     config.guest = &guest;
-    assert_int_equal(device_config_fill(&config, type, NULL, presets, error, sizeof(error)), 0);
-    assert_int_equal(type->open(&config, error, sizeof(error)), -EEXIST);
+    assert_int_equal(device_config_fill(&config, type, NULL, presets, error, sizeof(error)), -EEXIST);
     assert_non_null(strstr(error, "one vsock device"));
     strcpy(config.name, "vsock0");
+    assert_int_equal(device_config_fill(&config, type, NULL, presets, error, sizeof(error)), 0);
     assert_int_equal(type->open(&config, error, sizeof(error)), -ENOENT); /* the folder is gone */
     assert_int_equal(config.n_fds, 0);
     device_config_free(&config);
@@ -1131,8 +1258,8 @@ static void test_supervisor_side(void **state)
     {
         const char *reserved[] = {"cid=2", NULL};
 
-        assert_int_equal(device_config_fill(&config, type, NULL, reserved, error, sizeof(error)), 0);
-        assert_int_equal(type->open(&config, error, sizeof(error)), -EINVAL);
+        assert_int_equal(device_config_fill(&config, type, NULL, reserved, error, sizeof(error)),
+                         -EINVAL);
         device_config_free(&config);
     }
 }
@@ -1196,6 +1323,10 @@ int main(void)
         cmocka_unit_test(test_large_messages),
         cmocka_unit_test(test_large_message_dropped),
         cmocka_unit_test(test_message_and_credit),
+        cmocka_unit_test(test_credit_for_the_end_of_a_message),
+        cmocka_unit_test(test_message_after_a_full_socket),
+        cmocka_unit_test(test_answer_of_a_deaf_host),
+        cmocka_unit_test(test_buffer_shrinks),
         cmocka_unit_test(test_buffered_messages),
         cmocka_unit_test(test_transport_reset),
         cmocka_unit_test(test_rings),
