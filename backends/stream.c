@@ -210,6 +210,11 @@ static void watch_readable(struct stream_fd *fd)
         while (read(fd->fd, events, sizeof(events)) > 0)
             ;
         look_at_pty(s);
+        if (!s->present) {
+            /* Whoever opened it may have left already, and what he wrote is still there. */
+            s->drained = false;
+            stream_want_read(s);
+        }
         stream_fd_want_read(fd);
         return;
     }

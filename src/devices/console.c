@@ -428,6 +428,9 @@ static void run_stop(struct loop_work *work)
 
     console->n_open++; /* until all were told */
     console->stopping = true;
+    /* A client that closes later makes its port write to the others: there are none any more. */
+    for (size_t i = 0; i < console->n_ports; i++)
+        console->ports[i].sink.present = false;
     attach_stop(console);
     for (size_t i = 0; i < console->n_ports; i++) {
         loop_cancel_timer(console->loop, &console->ports[i].sink.stall);

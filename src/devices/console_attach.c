@@ -39,7 +39,7 @@ static void client_closed(struct stream_fd *fd)
 
     loop_cancel_timer(console->loop, &client->sink.stall);
     client->used = false;
-    if (port != NULL) {
+    if (port != NULL && !console->stopping) {
         presence_changed(port);
         port_sink_ready(&port->sink); /* the guest may have waited for this one */
     }
