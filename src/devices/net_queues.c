@@ -75,13 +75,15 @@ static struct chain *held(const struct net_rx *rx, unsigned i)
 
 /*
  * Takes buffers until `want` bytes are there or the guest has no more: a ring's worth at most, because
- * what is given back can be taken again only when that is published. 0, or an error of pop.
+ * what is given back can be taken again only when that is published. 0, or an error of pop; 1: what was
+ * held, with any frame that lay in it, had to be given back.
  */
 static int take_buffers(struct net_rx *rx, uint32_t want)
 {
     /* Without MRG_RXBUF a frame has one buffer, however small (5.1.6.3.2). */
     while (rx->mergeable ? rx->room < want : rx->n_held == 0) {
         struct chain *chain;
+        bool lost;
         int ret;
 
         if (rx->n_held == rx->size)
@@ -94,7 +96,14 @@ static int take_buffers(struct net_rx *rx, uint32_t want)
             log_guest("%s: a receive buffer of the guest is too small or not in its RAM",
                       rx->net->dev->name);
             stat_add(&rx->stats->errors, 1);
+            /* In the order in which they came, or chain_put_back could not give back the rest. */
+            lost = rx->n_held > 0;
+            for (; rx->n_held > 0; rx->n_held--, rx->first = (rx->first + 1) % rx->size)
+                chain_complete(held(rx, 0), 0);
+            rx->room = 0;
             chain_complete(chain, 0);
+            if (lost)
+                return 1;
             continue;
         }
         rx->held[(rx->first + rx->n_held++) % rx->size] = chain;
@@ -236,6 +245,7 @@ static bool accept_frame(struct net_rx *rx, uint32_t len, uint32_t room)
 {
     uint8_t start[NET_HEADER_LEN + 18];
     struct virtio_net_hdr_v1 header;
+    int ret = 0;
 
     if (len < NET_HEADER_LEN + ETHERNET_HEADER_LEN || len >= room + NET_SPILL_LEN) {
         stat_add(&rx->stats->errors, 1);
@@ -254,8 +264,14 @@ static bool accept_frame(struct net_rx *rx, uint32_t len, uint32_t room)
     else if (rx->large_left > 0)
         rx->large_left--;
     /* What did not fit where it was read to may fit into buffers that came later. */
-    if (rx->mergeable && len > room && take_buffers(rx, len) < 0)
+    if (rx->mergeable && len > room)
+        ret = take_buffers(rx, len);
+    if (ret < 0)
         virtio_queue_release(rx->net->dev, rx->vq);
+    if (ret > 0) {
+        drop(rx);
+        return true;
+    }
     if (deliver(rx, len, room))
         return true;
     if (!rx->mergeable) {
@@ -299,6 +315,13 @@ static int receive_one(struct net_rx *rx)
     ret = take_buffers(rx, rx->pending > 0 ? rx->pending : want);
     if (ret < 0)
         return ret;
+    if (ret > 0) {
+        if (rx->pending > 0) {
+            drop(rx);
+            forget_pending(rx);
+        }
+        return 1;
+    }
     if (rx->pending > 0) {
         if (!deliver(rx, rx->pending, rx->pending_room)) {
             virtio_queue_release(rx->net->dev, rx->vq);
