@@ -7,6 +7,10 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "log.h"
+
+/* Times that mapping is tried again where the host has no memory: after 1, 4 and 16 ms. */
+#define MAP_TRIES 3u
 #define CHUNK_PAGES ((size_t)(GUEST_CHUNK_SIZE / GUEST_PAGE_SIZE))
 /*
  * While a guest balloons, Xen has everything dropped at each step: what is mapped must then be cheap
@@ -181,20 +185,38 @@ static int make_room(struct guest_memory *gm)
     return 0;
 }
 
+/* Memory that the host does not have just now is no fault of the guest's: it may be there in a moment. */
+static bool try_again(int error, unsigned tries)
+{
+    const struct timespec pause = {.tv_nsec = 1000000L << (2 * tries)};
+
+    if ((error != -ENOMEM && error != -EAGAIN && error != -EINTR) || tries == MAP_TRIES)
+        return false;
+    nanosleep(&pause, NULL);
+    return true;
+}
+
 static int map_chunk(struct guest_memory *gm, struct chunk chunk)
 {
     size_t first = chunk.index * gm->chunk_pages, pages = pages_of(gm, &chunk);
     int err[CHUNK_PAGES], ret;
+    unsigned tries = 0;
     uint64_t n = 0;
 
-    if (make_room(gm) < 0)
+    do {
+        ret = make_room(gm);
+        if (ret < 0)
+            continue;
+        memset(err, 0xff, sizeof(err));
+        ret = gm->hv->ops->map_ram(gm->hv, (chunk.bank->base >> GUEST_PAGE_SHIFT) + first, pages,
+                                   chunk.bank->host + first * GUEST_PAGE_SIZE, err);
+        atomic_fetch_add_explicit(&gm->map_calls, 1, memory_order_relaxed);
+    } while (ret < 0 && try_again(ret, tries++));
+    if (ret < 0) {
+        log_host("cannot map the guest's memory at %#llx: %s",
+                 (unsigned long long)(chunk.bank->base + first * GUEST_PAGE_SIZE), strerror(-ret));
         return -EFAULT;
-    memset(err, 0xff, sizeof(err));
-    ret = gm->hv->ops->map_ram(gm->hv, (chunk.bank->base >> GUEST_PAGE_SHIFT) + first, pages,
-                               chunk.bank->host + first * GUEST_PAGE_SIZE, err);
-    atomic_fetch_add_explicit(&gm->map_calls, 1, memory_order_relaxed);
-    if (ret < 0)
-        return -EFAULT;
+    }
     for (size_t i = 0; i < pages; i++)
         if (err[i] == 0) {
             mark_valid(chunk.bank, first + i);
@@ -251,10 +273,16 @@ static int missing_in_mapped_chunk(struct guest_memory *gm, const struct chunk *
     struct bank *bank = chunk->bank;
 
     for (size_t page = first; page <= last; page++) {
+        unsigned tries = 0;
+        int ret;
+
         if (pages_valid(bank, page, page))
             continue;
         atomic_fetch_add_explicit(&gm->probes, 1, memory_order_relaxed);
-        if (gm->hv->ops->probe_ram(gm->hv, (bank->base >> GUEST_PAGE_SHIFT) + page) < 0)
+        do {
+            ret = gm->hv->ops->probe_ram(gm->hv, (bank->base >> GUEST_PAGE_SHIFT) + page);
+        } while (ret < 0 && try_again(ret, tries++));
+        if (ret < 0)
             return -EFAULT;
     }
     record_stale(gm, chunk);
