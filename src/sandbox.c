@@ -31,7 +31,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register), SCMP_SYS(read), SCMP_SYS(write),
     SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(close),
     SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(poll), SCMP_SYS(ppoll),
-    SCMP_SYS(accept4), SCMP_SYS(shutdown), SCMP_SYS(dup3),
+    SCMP_SYS(accept4),
     /* memory: see below for mmap and mprotect */
     SCMP_SYS(munmap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(mremap),
     /* threads and time */
@@ -72,6 +72,14 @@ static int load_filter(void)
         ret = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed_calls[i], 0);
     if (ret == 0)
         ret = allow_ioctls(filter);
+    /* Standard error, which may be a socket, is also that of the supervisor and of the other workers. */
+    if (ret == 0)
+        ret = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(shutdown), 1,
+                               SCMP_A0_32(SCMP_CMP_GT, STDERR_FILENO, 0));
+    if (ret == 0)
+        ret = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(dup3), 2,
+                               SCMP_A0_32(SCMP_CMP_GT, STDERR_FILENO, 0),
+                               SCMP_A1_32(SCMP_CMP_GT, STDERR_FILENO, 0));
     /* No memory that is executable: neither new nor changed. */
     if (ret == 0)
         ret = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,

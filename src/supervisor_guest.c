@@ -470,7 +470,7 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
         }
         return;
     case MESSAGE_CONTROL_REPLY:
-        control_replied(s, m->id, m->status, m->text);
+        control_replied(s, g->domid, m->id, m->status, m->text);
         return;
     case MESSAGE_ASK:
         if (d != NULL && (d->state == SERVED_READY || d->state == SERVED_ADDING))
@@ -485,7 +485,7 @@ static void worker_said(struct supervisor *s, struct guest *g, const struct mess
 static void make_printable(char *text)
 {
     for (; *text != '\0'; text++)
-        if ((unsigned char)*text < ' ' || *text == 0x7f)
+        if (*text < ' ' || *text > '~')
             *text = '?';
 }
 

@@ -82,6 +82,7 @@ struct client {
     char line[512];
     size_t used;
     uint32_t waits_for;          /* id of a MESSAGE_CONTROL; 0: none */
+    uint32_t waits_domid;        /* whose worker alone may answer */
     bool waits_ready;            /* until all devices of ready_domid are */
     bool waits_upgrade;          /* see supervisor_upgrade.c */
     uint32_t ready_domid;
@@ -244,7 +245,9 @@ void control_accept(struct supervisor *s);
 void control_read(struct supervisor *s, struct client *client);
 /* What is left of an answer. */
 void control_write(struct client *client);
-void control_replied(struct supervisor *s, uint32_t id, int32_t status, const char *text);
+/* The worker of that domain has answered. */
+void control_replied(struct supervisor *s, uint32_t domid, uint32_t id, int32_t status,
+                     const char *text);
 void control_expire(struct supervisor *s, int64_t now);
 
 /* supervisor_uevent.c: grown block devices. */

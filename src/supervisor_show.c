@@ -18,16 +18,38 @@ const char *show_state(enum served_state state)
     return state_words[state];
 }
 
+/* The bytes of the UTF-8 character at p, NUL-terminated; 0: there is none. RFC 3629, 4. */
+static size_t utf8_len(const unsigned char *p)
+{
+    size_t len = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : *p < 0xf5 ? 4 : 0;
+
+    for (size_t i = 1; i < len; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) ||
+        (*p == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return len;
+}
+
+/* RFC 8259, 7. What is no UTF-8, such as a path cut short, has U+FFFD in its place. */
 static void json_string(FILE *out, const char *text)
 {
+    const unsigned char *p = (const unsigned char *)text;
+    size_t len;
+
     fputc('"', out);
-    for (const unsigned char *p = (const unsigned char *)text; *p != '\0'; p++)
-        if (*p == '"' || *p == '\\')
+    for (; *p != '\0'; p += MAX(len, (size_t)1)) {
+        len = utf8_len(p);
+        if (len == 0)
+            fputs("\\ufffd", out);
+        else if (*p == '"' || *p == '\\')
             fprintf(out, "\\%c", *p);
         else if (*p < ' ' || *p == 0x7f)
             fprintf(out, "\\u%04x", *p);
         else
-            fputc(*p, out);
+            fwrite(p, 1, len, out);
+    }
     fputc('"', out);
 }
 
