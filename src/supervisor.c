@@ -275,9 +275,16 @@ void supervisor_stop(struct supervisor *s)
         return;
     log_info("stopping");
     s->stopping = true;
-    for (struct guest *g = s->guests; g != NULL; g = g->next)
+    for (struct guest *g = s->guests; g != NULL; g = g->next) {
         if (g->pid > 0)
             guest_quit_worker(g);
+        if (g->pid > 0 || g->restart_at_ns == 0)
+            continue;
+        g->restart_at_ns = 0; /* between two workers: there is no other one */
+        for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
+            if (g->devices[i].used && g->devices[i].state != SERVED_GONE)
+                device_close(s, &g->devices[i]);
+    }
 }
 
 /* Its worker runs and has its devices: what is begun is brought to its end before we leave. */
@@ -443,6 +450,7 @@ int supervisor_run(const struct daemon_config *config, char *const *argv)
 
     s->config = config;
     s->argv = argv;
+    signal(SIGPIPE, SIG_IGN); /* standard error may be a socket whose reader goes away */
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         s->clients[i].fd = -1;
     if (make_folders(config) < 0)

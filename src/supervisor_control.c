@@ -61,9 +61,15 @@ static void request_device(struct supervisor *s, struct answer *a, struct client
     client->waits_for = ++s->next_control_id;
     if (client->waits_for == 0)
         client->waits_for = ++s->next_control_id;
-    if (guest_control(g, d, client->waits_for, request) < 0) {
+    client->waits_domid = g->domid;
+    ret = guest_control(g, d, client->waits_for, request);
+    if (ret < 0) {
         client->waits_for = 0;
-        snprintf(a->error, sizeof(a->error), "device %s is %s", d->name, show_state(d->state));
+        if (d->state == SERVED_READY)
+            snprintf(a->error, sizeof(a->error), "the guest's worker %s",
+                     ret == -ENODEV ? "is not running; try again soon" : "does not listen");
+        else
+            snprintf(a->error, sizeof(a->error), "device %s is %s", d->name, show_state(d->state));
     }
 }
 
@@ -195,12 +201,14 @@ void control_read(struct supervisor *s, struct client *client)
     }
 }
 
-void control_replied(struct supervisor *s, uint32_t id, int32_t status, const char *text)
+void control_replied(struct supervisor *s, uint32_t domid, uint32_t id, int32_t status,
+                     const char *text)
 {
     for (size_t i = 0; i < CLIENTS_MAX; i++) {
         struct client *client = &s->clients[i];
 
-        if (client->fd >= 0 && id != 0 && client->waits_for == id) {
+        if (client->fd >= 0 && id != 0 && client->waits_for == id &&
+            client->waits_domid == domid) {
             char line[CONFIG_ERROR_LEN];
             int n = snprintf(line, sizeof(line), "%.400s\n", text);
 

@@ -253,8 +253,10 @@ bool restart_worker(struct supervisor *s, struct guest *g, const char *why)
     uint64_t counts;
     bool any = false;
 
-    /* One that could not even begin does not get better; one that could not take over may. */
-    if (s->stopping || g->state_fd < 0 || (g->failure[0] != '\0' && g->restarts == 0))
+    /* One that could not even begin does not get better; one that could not take over may. (died_ns:
+     * there was one before it, perhaps of the supervisor before this one.) */
+    if (s->stopping || g->state_fd < 0 ||
+        (g->failure[0] != '\0' && g->restarts == 0 && g->died_ns == 0))
         return false;
     counts = all_counts(g);
     g->deaths = lived < SOON_NS && counts == g->counts ? g->deaths + 1 : 1;
@@ -321,6 +323,8 @@ void restart_added(struct guest *g)
 
 void restart_due(struct supervisor *s, int64_t now)
 {
+    if (s->stopping)
+        return;
     for (struct guest *g = s->guests; g != NULL; g = g->next)
         if (g->restart_at_ns != 0 && now >= g->restart_at_ns)
             try_start(s, g, now);

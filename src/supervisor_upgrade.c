@@ -53,6 +53,7 @@ static void ask(struct supervisor *s, int out)
     sigset_t none;
 
     make_args(s, option, args);
+    (void)unsetenv("JOURNAL_STREAM"); /* what it says is for viodctl's user: without priorities */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (dup2(out, STDOUT_FILENO) < 0 || dup2(out, STDERR_FILENO) < 0 ||

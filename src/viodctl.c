@@ -38,23 +38,27 @@ struct options {
 struct command {
     const char *name;
     int min_args, max_args;
+    bool json; /* writes it if asked to */
     const char *usage;
     const char *help;
 };
 
 static const struct command commands[] = {
-    {"list", 0, 0, "list", "the guests and devices that viod serves"},
-    {"show", 1, 2, "show DOM [DEVICE]", "all about a guest, or about one device"},
-    {"stats", 0, 1, "stats [DOM]", "counters"},
-    {"resize", 2, 2, "resize DOM DEVICE", "tell the guest the image's new size"},
-    {"console", 1, 2, "console DOM [PORT]", "attach to a console of a guest; Ctrl-] ends it"},
-    {"wait", 1, 2, "wait DOM [SECONDS]", "until all devices of a guest are ready, wherever served"},
-    {"link", 3, 3, "link DOM DEVICE up|down", "plug a network device's cable in or out"},
-    {"upgrade", 0, 1, "upgrade [PATH]", "another viod takes over; guests keep their devices"},
-    {"stop", 0, 0, "stop", "take the devices away from all guests, and end viod"},
-    {"check", 1, INT32_MAX, "check [--viod-conf-dir DIR] FILE.cfg...",
+    {"list", 0, 0, true, "list", "the guests and devices that viod serves"},
+    {"show", 1, 2, true, "show DOM [DEVICE]", "all about a guest, or about one device"},
+    {"stats", 0, 1, true, "stats [DOM]", "counters"},
+    {"resize", 2, 2, false, "resize DOM DEVICE", "tell the guest the image's new size"},
+    {"console", 1, 2, false, "console DOM [PORT]",
+     "attach to a console of a guest; Ctrl-] ends it"},
+    {"wait", 1, 2, false, "wait DOM [SECONDS]",
+     "until all devices of a guest are ready, wherever served"},
+    {"link", 3, 3, false, "link DOM DEVICE up|down", "plug a network device's cable in or out"},
+    {"upgrade", 0, 1, false, "upgrade [PATH]",
+     "another viod takes over; guests keep their devices"},
+    {"stop", 0, 0, false, "stop", "take the devices away from all guests, and end viod"},
+    {"check", 1, INT32_MAX, false, "check [--viod-conf-dir DIR] FILE.cfg...",
      "say what the devices of an xl.cfg will be, or what is wrong"},
-    {"version", 0, 0, "version", "versions of this program and of the daemon"},
+    {"version", 0, 0, true, "version", "versions of this program and of the daemon"},
 };
 
 static void print_usage(FILE *out)
@@ -288,11 +292,10 @@ static int run(const struct options *options, char *const *words, int n_words)
         return usage_error("there is no command \"%s\"", words[0]);
     if (n_words - 1 < command->min_args || n_words - 1 > command->max_args)
         return usage_error("wrong number of words; the command is: %s", command->usage);
-    if (!strcmp(command->name, "check")) {
-        if (options->json)
-            return usage_error("%s writes no JSON", command->name);
+    if (options->json && !command->json)
+        return usage_error("%s writes no JSON", command->name);
+    if (!strcmp(command->name, "check"))
         return viodctl_check(options->conf_dir, words + 1, n_words - 1);
-    }
     if (options->conf_dir)
         return usage_error("--viod-conf-dir is not for \"%s\"", command->name);
     /* Tabs and newlines separate words and requests. */
@@ -302,8 +305,7 @@ static int run(const struct options *options, char *const *words, int n_words)
     if (!strcmp(command->name, "version"))
         return show_version(options, words, n_words);
     if (!strcmp(command->name, "console"))
-        return options->json ? usage_error("%s writes no JSON", command->name)
-                             : open_console(options, words, n_words);
+        return open_console(options, words, n_words);
     return ask_daemon(options, words, n_words, stdout);
 }
 
