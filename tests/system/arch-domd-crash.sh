@@ -18,8 +18,7 @@ must "the driver domain comes up, with viod" start_domd
 must "a guest has devices of both" create_guest
 check "both of its backends serve it" guest two-backends "$both_disks"
 
-# An access at the very moment would never end (viod(8), DRIVER DOMAINS): a new guest asks for random
-# numbers, for a while.
+must "the guest takes no random numbers any more" takes_no_numbers two-backends
 accesses() { domu_run domd 'viodctl --json show two-backends | sed -E "s/.*\"mmio_writes\":([0-9]+).*/\1/"'; }
 quiet() { local before; before=$(accesses) && sleep 3 && [[ $(accesses) == "$before" ]]; }
 must "the guest lets the driver domain's devices alone" wait_for 120 quiet

@@ -41,8 +41,7 @@ sed -i 's/-WITH-MORE-THAN-20//' /etc/viod/two-backends.conf
 must "without the mistake it has all again" create_guest
 
 # --- the driver domain dies ----------------------------------------------------------------------------
-# An access at the very moment would never end (viod(8), DRIVER DOMAINS): a new guest asks for random
-# numbers, for a while.
+must "the guest takes no random numbers any more" takes_no_numbers two-backends
 accesses() { domu_run domd 'viodctl --json show two-backends | sed -E "s/.*\"mmio_writes\":([0-9]+).*/\1/"'; }
 quiet() { local before; before=$(accesses) && sleep 3 && [[ $(accesses) == "$before" ]]; }
 check "the guest lets the driver domain's devices alone" wait_for 120 quiet

@@ -171,6 +171,7 @@ check "no request failed in dom0" no_errors
 # --- the driver domain dies -----------------------------------------------------------------------------------
 # An access at the very moment would never end (viod(8), DRIVER DOMAINS).
 for name in g1 g2; do
+    must "$name takes no random numbers any more" takes_no_numbers $name
     guest $name 'ip link set eth0 down; rm -f /run/net'
 done
 jobs=()

@@ -120,3 +120,10 @@ both_disks="$(fio_verify '$(disk FROM-DOM0)' 8 2) >/run/0 & dom0=\$!
 # answers_instead N: dom0's viod answers for N devices whose driver domain is gone. An access before that
 # waits for ever (viod(8), DRIVER DOMAINS).
 answers_instead() { [[ $(grep -cE "slot [0-9]+: the domain that served it is gone" "$VIOD_LOG") == "$1" ]]; }
+# takes_no_numbers GUEST: its kernel has no rng of a virtio device any more. Else Linux asks it again and again
+# (each time after half of its uptime, at first), also in the moment in which a driver domain ends: an access
+# then would never end.
+takes_no_numbers() {
+    guest "$1" 'cd /sys/bus/virtio/drivers/virtio_rng && for device in virtio*; do
+        echo "$device" >unbind || exit 1; done; ! ls -d virtio*'
+}
