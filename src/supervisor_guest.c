@@ -497,12 +497,14 @@ static void read_messages(struct supervisor *s, struct guest *g, bool ended)
     /* Bounded: a worker that talks without end does not keep the others waiting. */
     for (int i = 0; i < MESSAGES_PER_TURN; i++) {
         ret = message_receive(g->socket, &message);
+        if (ret == 1 && message.n_fds > 0)
+            ret = -EPROTO; /* it has nothing to give us, and what to close may take its time */
         if (ret != 1)
             break;
-        message_close_fds(&message); /* a worker has nothing to give us */
         make_printable(message.text);
         worker_said(s, g, &message);
     }
+    message_close_fds(&message);
     if (ret == 1 || ret == -EAGAIN)
         return;
     /*

@@ -64,6 +64,18 @@ static void say_text(uint32_t type, uint32_t slot, int32_t status, const char *t
 
 static void say(uint32_t type, uint32_t slot, int32_t status) { say_text(type, slot, status, NULL); }
 
+/* What no worker does. */
+static void give(void)
+{
+    static struct message message;
+
+    message_set(&message, MESSAGE_ADDED, 0, NULL);
+    message.fds[0] = STDERR_FILENO;
+    message.n_fds = 1;
+    write_log("gave\n");
+    (void)message_send(3, &message);
+}
+
 /* It is dead when the supervisor hears that it is ready. */
 static void die_ready(void)
 {
@@ -111,6 +123,8 @@ static int worker(void)
                 say_text(MESSAGE_ADD_FAILED, message.slot, -EINVAL, "red \033[31m\nok\x7f");
             else if (strstr(message.text, "max-bytes=667") != NULL)
                 close(3); /* and it lives on */
+            else if (strstr(message.text, "max-bytes=668") != NULL)
+                give();
             else
                 say(MESSAGE_ADDED, message.slot, 0);
         } else if (message.type == MESSAGE_REMOVE) {
@@ -869,6 +883,24 @@ static void test_a_worker_that_hangs_up_is_ended(void **state)
     supervisor = 0;
 }
 
+/* Nor one that sends descriptors: to close them might keep the supervisor from its work. */
+static void test_a_worker_that_gives_is_ended(void **state)
+{
+    pid_t first;
+
+    (void)state;
+    write_file("etc/g1.conf", "[rng0]\nmax-bytes = 668\n");
+    add_domain(5, "g1", "uuid-1");
+    add_node(5, 0, RNG);
+    start();
+    wait_until(logged(" gave", NULL, 0) != 0);
+    first = logged(" gave", NULL, 0);
+    wait_until(!runs(first));
+    assert_string_equal(ask("stop\n"), "ok\n");
+    waitpid(supervisor, NULL, 0);
+    supervisor = 0;
+}
+
 /* Counters of many guests are more than a socket holds. */
 static void test_a_long_answer_is_whole(void **state)
 {
@@ -960,6 +992,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_no_worker_can_be_started, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_names_without_a_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_workers_say_is_printable, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_worker_that_gives_is_ended, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_hangs_up_is_ended, set_up, tear_down),
         cmocka_unit_test(test_a_long_answer_is_whole),
         cmocka_unit_test_setup_teardown(test_a_folder_of_others_is_refused, set_up, tear_down),
