@@ -414,7 +414,7 @@ static void worker_ended(struct supervisor *s, struct guest *g, int status)
         bool rescan = g->rescan;
 
         guest_free(s, g);
-        if (rescan)
+        if (rescan && !s->stopping)
             guest_scan(s, domid);
     } else {
         takeover_forget(g);
