@@ -155,6 +155,7 @@ struct virtio_queue {
     bool napping;    /* the interrupt waits, and hold_timer is set; notifications are off */
     bool probing;    /* it waits to find out what `depth` is */
     bool added;      /* buffers came since the last interrupt */
+    unsigned sharing; /* those that wait in the ring for more, to be fetched together */
     unsigned gap_at; /* how many were outstanding when it was raised because no more came; or 0 */
     unsigned patience; /* how many times its own cost an interrupt waits for more to come */
     unsigned probe_in, probe_next; /* interrupts until the next time */

@@ -82,6 +82,24 @@ static bool hold_submission(const struct virtio_queue *q)
            still_adding(q, monotonic_ns());
 }
 
+/*
+ * To fetch granted requests takes a call, whether one or many: for the same driver, they wait in the ring
+ * as others wait for their submission. Those are submitted at once then, for the same reason.
+ */
+static bool hold_fetch(struct virtio_queue *q)
+{
+    unsigned waiting = virtqueue_sharing(q->vq), outstanding;
+
+    if (waiting == 0 || !q->may_hold || !loop_polling_pays(q->loop))
+        return false;
+    if (waiting > q->sharing)
+        q->arrival_ns = monotonic_ns();
+    q->sharing = MAX(q->sharing, waiting);
+    outstanding = virtqueue_in_flight(q->vq) + q->completed + waiting;
+    return outstanding < q->depth && waiting < MIN(SUBMIT_BATCH, (q->depth - outstanding + 1) / 2) &&
+           still_adding(q, monotonic_ns());
+}
+
 enum hold { HOLD_NOT, HOLD_SPINNING, HOLD_ASLEEP };
 
 /*
@@ -356,8 +374,11 @@ static bool queue_poll(struct loop_poller *poller)
         map_adopted(q);
     progress = flush(q);
     /* Broken: a pop of the device's own found it (virtio_queue_active); it is reported here. */
-    if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
+    if (may_look(q) && hold_fetch(q)) {
+        progress = true;
+    } else if (may_look(q) && (virtqueue_has_work(q->vq) || virtqueue_broken(q->vq))) {
         loop_found(q->loop);
+        q->sharing = 0;
         virtqueue_set_serving(q->vq, true);
         n = dev->ops->queue_work(dev, q->vq, QUEUE_BUDGET);
         virtqueue_set_serving(q->vq, false);
@@ -427,7 +448,7 @@ static void run_start(struct loop_work *work)
     q->held = false;
     q->is_paused = false;
     q->irq_wanted = q->napping = q->probing = q->added = false;
-    q->completed = q->delivered = q->early = 0;
+    q->completed = q->delivered = q->early = q->sharing = 0;
     q->full_ns = 0;
     q->tail_ns = TAIL_FIRST_NS;
     q->depth = 1;

@@ -581,6 +581,14 @@ bool virtqueue_has_work(struct virtqueue *vq)
            vq->next_replay < vq->n_replay || vq->ring->peek(vq) != 0;
 }
 
+unsigned virtqueue_sharing(struct virtqueue *vq)
+{
+    if (!vq->started || vq->broken || vq->starved || !vq->mapped || vq->grants == NULL ||
+        grants_waiting(vq) || vq->next_replay < vq->n_replay)
+        return 0;
+    return vq->ring->waiting(vq);
+}
+
 bool virtqueue_starved(const struct virtqueue *vq)
 {
     return vq->starved;

@@ -217,6 +217,11 @@ bool virtqueue_enable_notify(struct virtqueue *vq);
 void virtqueue_disable_notify(struct virtqueue *vq);
 /* A look without side effects: is a buffer waiting that pop would take? One load. */
 bool virtqueue_has_work(struct virtqueue *vq);
+/*
+ * Where taking chains costs a call that they may share (grants): how many wait to be taken, if that can
+ * be told without looking at them. Otherwise 0. One load.
+ */
+unsigned virtqueue_sharing(struct virtqueue *vq);
 /* The last pop found no free slot: only a completion brings pop on. */
 bool virtqueue_starved(const struct virtqueue *vq);
 

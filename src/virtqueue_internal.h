@@ -61,6 +61,8 @@ struct ring_ops {
      * is checked or believed: walk reads it again.
      */
     bool (*ahead)(const struct virtqueue *vq, unsigned n, struct descriptor *d);
+    /* How many chains are available; 0 if only walking them would tell, or if there are too many. */
+    unsigned (*waiting)(const struct virtqueue *vq);
     /* Makes all entries visible; true if the driver wants an interrupt. */
     bool (*publish)(struct virtqueue *vq);
     enum driver_lag (*lag)(const struct virtqueue *vq);

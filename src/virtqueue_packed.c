@@ -192,6 +192,13 @@ static bool packed_ahead(const struct virtqueue *vq, unsigned n, struct descript
     return true;
 }
 
+/* A chain takes as many entries as it has descriptors. */
+static unsigned packed_waiting(const struct virtqueue *vq)
+{
+    (void)vq;
+    return 0;
+}
+
 static bool packed_adopt(struct virtqueue *vq, uint64_t avail, uint64_t published)
 {
     uint16_t at = state_ring_position(avail), used = state_ring_position(published);
@@ -358,6 +365,7 @@ const struct ring_ops packed_ring_ops = {
     .peek = packed_peek,
     .walk = packed_walk,
     .ahead = packed_ahead,
+    .waiting = packed_waiting,
     .take = packed_take,
     .put_back = packed_put_back,
     .put_used = packed_put_used,

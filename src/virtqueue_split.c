@@ -158,6 +158,13 @@ static bool split_ahead(const struct virtqueue *vq, unsigned n, struct descripto
     return true;
 }
 
+static unsigned split_waiting(const struct virtqueue *vq)
+{
+    uint16_t n = (uint16_t)(guest_load16(vq->driver + AVAIL_IDX) - vq->last_avail);
+
+    return n <= vq->setup.size ? n : 0; /* peek says what is wrong */
+}
+
 static void split_take(struct virtqueue *vq, struct chain *chain)
 {
     (void)chain;
@@ -238,6 +245,7 @@ const struct ring_ops split_ring_ops = {
     .peek = split_peek,
     .walk = split_walk,
     .ahead = split_ahead,
+    .waiting = split_waiting,
     .take = split_take,
     .put_back = split_put_back,
     .put_used = split_put_used,

@@ -723,6 +723,57 @@ static void test_interrupt_waits_for_a_busy_driver(void **state)
     }
 }
 
+/* Requests in granted memory share the call that fetches them, if the driver is about to add more. */
+static void test_granted_requests_are_fetched_together(void **state)
+{
+    struct machine_config config = {.grants = true, .test = {.queue_size = 64}};
+    struct machine *m = machine_create(&config);
+    struct virtio_queue *q = &m->dev->queues[0];
+    uint64_t copies;
+    struct driver d;
+
+    (void)state;
+    driver_start(&d, m, F_VERSION_1 | F_EVENT_IDX, 1, 64);
+    want_interrupt(&d.rings[0]);
+    m->dev->irq_hold_max_ns = INT64_MAX;
+    /* A driver that keeps one outstanding is never waited for. */
+    atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+    add(&d, 0, 1);
+    turn(&d);
+    assert_int_equal(test_device(m->dev)->requests, 1);
+    handle(&d, 1);
+    q->depth = 32;
+    atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+    copies = fake_counts(m->fake).grant_copies;
+    for (unsigned i = 0; i < 8; i++) {
+        assert_int_equal(test_device(m->dev)->requests, 1);
+        assert_int_equal(fake_counts(m->fake).grant_copies, copies);
+        add(&d, 0, 1);
+        turn(&d);
+    }
+    /* One call that fetches, one that brings what was done. */
+    assert_int_equal(test_device(m->dev)->requests, 9);
+    assert_int_equal(fake_counts(m->fake).grant_copies, copies + 2);
+    /* Who adds nothing for a while is not waited for. */
+    add(&d, 0, 1);
+    turn(&d);
+    assert_int_equal(test_device(m->dev)->requests, 9);
+    q->arrival_ns -= FOREVER_NS;
+    turn(&d);
+    assert_int_equal(test_device(m->dev)->requests, 10);
+    atomic_store(&m->dev->irq_cost_ns, FOREVER_NS);
+    /* The last ones come one by one, so that none is late for the interrupt. */
+    for (unsigned i = 10; i < 33; i++) {
+        add(&d, 0, 1);
+        turn(&d);
+    }
+    assert_int_equal(test_device(m->dev)->requests, 33);
+    assert_int_equal(interrupts(m), 2);
+    handle(&d, 32);
+    machine_destroy(m);
+    driver_end(&d);
+}
+
 /* A driver that was held up is told of what is done, and believed to have more: it is waited for longer. */
 static void test_interrupt_waits_longer_for_who_was_held_up(void **state)
 {
@@ -1026,6 +1077,7 @@ int main(void)
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_interrupt_of_a_lone_request_never_waits),
         cmocka_unit_test(test_interrupt_waits_for_a_busy_driver),
+        cmocka_unit_test(test_granted_requests_are_fetched_together),
         cmocka_unit_test(test_interrupt_waits_longer_for_who_was_held_up),
         cmocka_unit_test(test_interrupt_waits_to_see_whether_more_come),
         cmocka_unit_test(test_interrupt_overtakes_the_last_requests),
