@@ -366,13 +366,14 @@ static bool queue_poll(struct loop_poller *poller)
     struct virtio_queue *q = container_of(poller, struct virtio_queue, poller);
     struct virtio_device *dev = q->dev;
     int n, taken = 0;
-    bool progress;
+    bool progress, adopts;
 
     if (q->stopping || q->pausing)
         return drain(q);
-    if (q->unmapped && is_active(q))
+    adopts = q->unmapped && is_active(q);
+    if (adopts)
         map_adopted(q);
-    progress = flush(q);
+    progress = flush(q) || (adopts && !q->unmapped);
     /* Broken: a pop of the device's own found it (virtio_queue_active); it is reported here. */
     if (may_look(q) && hold_fetch(q)) {
         progress = true;
@@ -511,7 +512,10 @@ void virtio_queue_release(struct virtio_device *dev, const struct virtqueue *vq)
 
 bool virtio_queue_active(struct virtio_device *dev, const struct virtqueue *vq)
 {
-    return is_active(queue_of(dev, vq));
+    const struct virtio_queue *q = queue_of(dev, vq);
+
+    /* What a dead process had completed is published first: the driver may offer these buffers anew. */
+    return is_active(q) && !q->unmapped;
 }
 
 struct event_loop *virtio_queue_loop(struct virtio_device *dev, const struct virtqueue *vq)

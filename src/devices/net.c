@@ -326,6 +326,8 @@ static bool net_adopt(struct virtio_device *dev, uint64_t features)
     if (link != LINK_AS_CONFIGURED)
         net->link_up = link == LINK_SET_UP;
     update_link(net, false);
+    /* What the driver was told last is not known: it looks again. */
+    state_store64(&dev->state->config_changed, 1);
     return true;
 }
 
