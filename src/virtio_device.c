@@ -73,10 +73,10 @@ void virtio_device_acknowledge(struct virtio_device *dev, uint32_t bits)
     learn_irq_cost(dev);
     bits &= atomic_fetch_and(&dev->isr, ~bits);
     missed = bits & atomic_fetch_and(&dev->events_since_isr_read, ~bits);
-    if ((bits & VIRTIO_MMIO_INT_CONFIG) != 0)
-        state_store64(&dev->state->config_changed, 0);
     if ((missed & VIRTIO_MMIO_INT_CONFIG) != 0)
-        virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);
+        virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG); /* it stays changed */
+    else if ((bits & VIRTIO_MMIO_INT_CONFIG) != 0)
+        state_store64(&dev->state->config_changed, 0);
     if ((missed & VIRTIO_MMIO_INT_VRING) != 0)
         for (unsigned i = 0; i < dev->n_queues; i++)
             if (dev->queues[i].phase == QUEUE_RUNNING && !dev->queues[i].start_deferred)

@@ -194,8 +194,9 @@ static int blk_control(struct virtio_device *dev, const char *request, char *rep
                  (unsigned long long)now * BLK_SECTOR);
         return 0;
     }
-    keep_capacity(blk);
+    /* In this order: a successor that finds another capacity kept tells the driver again. */
     virtio_device_config_changed(dev);
+    keep_capacity(blk);
     log_info("%s: resized from %llu to %llu bytes", dev->name,
              (unsigned long long)old * BLK_SECTOR, (unsigned long long)now * BLK_SECTOR);
     snprintf(reply, reply_len, "%s: %llu bytes, was %llu", dev->name,
