@@ -234,6 +234,23 @@ void net_passt_destroy(struct net_passt *p)
         close_relay(p);
 }
 
+int net_passt_ended(int fds[3])
+{
+    int ends[2], ret;
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
+        return -errno;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) < 0) {
+        ret = -errno;
+        close(fds[0]);
+        close(fds[1]);
+        return ret;
+    }
+    close(ends[1]);
+    fds[2] = ends[0];
+    return 0;
+}
+
 int net_passt_open(const char *path, int fds[3], char *error, size_t error_len)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};

@@ -21,6 +21,7 @@ enum block_cache {
 /* What the supervisor found out when it opened the image; sent to the worker with the descriptor. */
 struct block_info {
     uint64_t size;            /* bytes, at the time of opening */
+    uint64_t identity;        /* block_identity of the image; 0: not known */
     uint32_t logical_block;   /* bytes: alignment that I/O needs (>= 512) */
     uint32_t physical_block;  /* bytes: what the device likes */
     uint32_t optimal_io;      /* bytes; 0 = unknown */
@@ -88,6 +89,11 @@ int block_open(const char *path, bool read_only, enum block_cache cache, bool di
  * file, under a path that is for messages.
  */
 int block_find(const char *path, bool read_only, char *error, size_t error_len);
+/*
+ * Which file or block device this is, as long as it is in use and the host is not booted anew: a number that
+ * another one has with a probability of 2^-64. Never 0 for an image; 0 if that cannot be found out.
+ */
+uint64_t block_identity(int node);
 int block_open_found(int node, const char *path, bool read_only, enum block_cache cache, bool discard,
                      struct block_info *info, char *error, size_t error_len);
 
@@ -323,6 +329,8 @@ int net_tap_use_queue(int fd, bool use);
  * behind it. 0, or -errno with a message.
  */
 int net_passt_open(const char *path, int fds[3], char *error, size_t error_len);
+/* The same, of a connection that has ended already. 0 or -errno. */
+int net_passt_ended(int fds[3]);
 /*
  * Worker: the relay, in the loop's thread; takes over both descriptors. When passt is gone, the end of
  * the one that behaves like a TAP says so.

@@ -122,6 +122,17 @@ struct device_type {
      */
     int (*reopen)(struct device_config *config, char *error, size_t error_len);
     /*
+     * Supervisor: reopen, or open for the successor of another supervisor's worker, has failed: opens
+     * config->fds as of something that is lost, for which a worker asks again and again. 0 or -errno.
+     * NULL: there is no such thing, and the device is given up at last.
+     */
+    int (*lost)(struct device_config *config);
+    /*
+     * A new supervisor is to take the device over from the worker of its predecessor: 0 if `open` would
+     * lead to what the device has, else -errno with a message: then that worker is left alone. NULL: 0.
+     */
+    int (*still_there)(const struct device_config *config, char *error, size_t error_len);
+    /*
      * A new supervisor takes the device over, and the worker of its predecessor still has the host
      * side: true if it is to be opened before that worker ends (an interface that nobody has open is
      * no more). NULL: afterwards.

@@ -298,7 +298,19 @@ static int net_reopen(struct device_config *config, char *error, size_t error_le
         return device_config_copy_kept(config);
     ret = net_passt_open(device_config_string(config, "socket"), config->fds, error, error_len);
     config->n_fds = ret < 0 ? 0 : 3;
-    return ret < 0 ? -EBUSY : 0; /* it may take a moment until passt listens again */
+    return ret < 0 ? ret : 0;
+}
+
+/* A connection that has ended: the guest goes on without a link until passt listens again. */
+static int net_lost(struct device_config *config)
+{
+    int ret;
+
+    if (!is_passt(config))
+        return -EOPNOTSUPP;
+    ret = net_passt_ended(config->fds);
+    config->n_fds = ret < 0 ? 0 : 3;
+    return ret;
 }
 
 /* More queues of the same interface: it stays, and what comes for the guest waits in them. */
@@ -337,6 +349,7 @@ const struct device_type net_type = {
     .check = net_check,
     .open = net_open,
     .reopen = net_reopen,
+    .lost = net_lost,
     .opens_early = net_opens_early,
     .ask = net_ask,
     .close = net_close,

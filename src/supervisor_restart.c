@@ -165,12 +165,17 @@ static int reopen(struct supervisor *s, struct guest *g, struct served_device *d
         ret = type->open(&d->config, error, sizeof(error));
         if (ret == 0)
             device_opened(d);
-        else if (ret == -EADDRINUSE || ret == -ECONNREFUSED)
-            ret = -EBUSY; /* what the dead one had takes the kernel, or a peer, a moment to close */
+        else
+            ret = -EBUSY; /* it was there: it, or what is in its way, may take the host a moment */
     } else if (type->reopen != NULL) {
         ret = type->reopen(&d->config, error, sizeof(error));
     } else {
         ret = device_config_copy_kept(&d->config);
+    }
+    if (ret < 0 && type->lost != NULL && type->lost(&d->config) == 0) {
+        if (!d->is_open)
+            device_opened(d);
+        ret = 0;
     }
     if (ret == -EBUSY && patient) {
         d->was_busy = true;
