@@ -288,6 +288,23 @@ int block_find(const char *path, bool read_only, char *error, size_t error_len)
     return node < 0 ? fail_to_open(&o, -errno) : node;
 }
 
+uint64_t block_identity(int node)
+{
+    struct stat st;
+    uint64_t parts[2], hash = UINT64_C(0xcbf29ce484222325);
+
+    if (fstat(node, &st))
+        return 0;
+    /* Block devices of one number are one device, however many nodes lead to it. */
+    parts[0] = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+    parts[1] = S_ISBLK(st.st_mode) ? 0 : st.st_ino;
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        hash = (hash ^ parts[i] ^ (uint64_t)S_ISBLK(st.st_mode)) * UINT64_C(0x9e3779b97f4a7c15);
+        hash ^= hash >> 29;
+    }
+    return MAX(hash, UINT64_C(1));
+}
+
 int block_open(const char *path, bool read_only, enum block_cache cache, bool discard,
                struct block_info *info, char *error, size_t error_len)
 {
@@ -316,6 +333,7 @@ int block_open_found(int node, const char *path, bool read_only, enum block_cach
     info->cache = cache;
     if (error_len)
         error[0] = '\0';
+    info->identity = block_identity(node);
     err = open_image(&o);
     if (err)
         return err;

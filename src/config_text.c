@@ -26,12 +26,13 @@ struct field {
     uint64_t min, max;
     bool power_of_two;
     bool block; /* only block devices have it */
+    bool optional; /* 0 if it is missing: a version before this one wrote the text */
 };
 
 #define FIELD(name, member, min, max, power_of_two, block)                                         \
     {                                                                                              \
         name, offsetof(struct device_config, member),                                              \
-            sizeof(((struct device_config *)0)->member), min, max, power_of_two, block             \
+            sizeof(((struct device_config *)0)->member), min, max, power_of_two, block, false      \
     }
 
 static const struct field fields[] = {
@@ -51,6 +52,8 @@ static const struct field fields[] = {
     FIELD("block.can-secure-erase", block.can_secure_erase, 0, 1, false, true),
     FIELD("block.write-through", block.write_through, 0, 1, false, true),
     FIELD("block.cache", block.cache, BLOCK_CACHE_NONE, BLOCK_CACHE_WRITEBACK, false, true),
+    {"block.identity", offsetof(struct device_config, block.identity), sizeof(uint64_t), 0, UINT64_MAX,
+     false, true, true},
 };
 static_assert(ARRAY_SIZE(fields) < 32, "one bit each in a uint32_t");
 
@@ -300,6 +303,8 @@ static int decode_finish(struct decoder *decoder, char *error, size_t error_len)
     for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
         bool wanted = !fields[i].block || config->virtio_id == VIRTIO_ID_BLOCK;
 
+        if (wanted && fields[i].optional)
+            continue;
         if (wanted != ((decoder->seen >> i & 1) != 0))
             return config_fail(error, error_len, "device configuration: %s %s", fields[i].name,
                                wanted ? "is missing" : "is not for this device type");

@@ -87,6 +87,40 @@ static int open_found(struct device_config *config, char *error, size_t error_le
     return 0;
 }
 
+/*
+ * The image at this path, and no other: a device that is taken over says in its record which it had.
+ * A descriptor that says which file it is.
+ */
+static int find_image(const struct device_config *config, const char *path, char *error,
+                      size_t error_len)
+{
+    int node = block_find(path, device_config_bool(config, "readonly"), error, error_len);
+
+    if (node >= 0 && config->block.identity != 0 && block_identity(node) != config->block.identity) {
+        close(node);
+        snprintf(error, error_len,
+                 "%s: this is another image than the one that the guest has been using; put that one "
+                 "back under this name and restart viod, or shut the guest down",
+                 path);
+        return -ESTALE;
+    }
+    return node;
+}
+
+static int block_type_still_there(const struct device_config *config, char *error, size_t error_len)
+{
+    const char *path = device_config_string(config, "path");
+    int node;
+
+    if (path == NULL)
+        return 0; /* open says so */
+    node = find_image(config, path, error, error_len);
+    if (node < 0)
+        return node;
+    close(node);
+    return 0;
+}
+
 static int block_type_open(struct device_config *config, char *error, size_t error_len)
 {
     const char *path = device_config_string(config, "path");
@@ -99,7 +133,7 @@ static int block_type_open(struct device_config *config, char *error, size_t err
                  config->name, config->name);
         return -EINVAL;
     }
-    node = block_find(path, device_config_bool(config, "readonly"), error, error_len);
+    node = find_image(config, path, error, error_len);
     if (node < 0)
         return node;
     ret = device_config_keep(config, &node, 1);
@@ -134,6 +168,7 @@ static const struct device_type block_type = {
     .keys = block_keys,
     .open = block_type_open,
     .reopen = block_type_reopen,
+    .still_there = block_type_still_there,
 };
 
 /* Random numbers need no descriptor. */

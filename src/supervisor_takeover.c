@@ -171,6 +171,56 @@ static int read_left(const char *folder, uint32_t domid, struct guest_record *re
     return ret;
 }
 
+static int find_orphan(const struct guest_record *record)
+{
+    int fd;
+
+    if (record->pid <= 0 || record->started == 0)
+        return -1;
+    fd = pidfd_open(record->pid, 0);
+    /* Compared while we hold it: from here on it is not another process of that number. */
+    if (fd >= 0 && record_process_started(record->pid) != record->started) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+/* It may have ended, and nobody has waited for it yet. */
+static bool orphan_runs(int fd)
+{
+    struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+
+    return fd >= 0 && poll(&poll_fd, 1, 0) == 0;
+}
+
+/*
+ * A path may lead to something else by now, and what the guest writes must not go there. Its worker still has
+ * what it had.
+ */
+static bool is_still_there(const struct guest_record *record, char *why, size_t why_len)
+{
+    for (uint32_t i = 0; i < record->n_devices; i++) {
+        const char *text = record->devices[i].text;
+        char problem[CONFIG_ERROR_LEN];
+        struct device_config config;
+        const struct device_type *type;
+        int ret = 0;
+
+        if (device_config_decode(text, strlen(text), &config, problem, sizeof(problem)) < 0)
+            continue; /* read_left has found that it can be */
+        type = device_type_by_id(config.virtio_id);
+        if (type->still_there != NULL)
+            ret = type->still_there(&config, problem, sizeof(problem));
+        if (ret < 0)
+            snprintf(why, why_len, "%s: %.*s", config.name, CONFIG_ERROR_LEN - 1, problem);
+        device_config_free(&config);
+        if (ret < 0)
+            return false;
+    }
+    return true;
+}
+
 struct check {
     struct supervisor *s; /* NULL: without xenstore */
 };
@@ -182,8 +232,17 @@ static bool check_folder(void *arg, uint32_t domid, const char *folder)
     char why[CONFIG_ERROR_LEN + 64];
     int ret = read_left(folder, domid, &record, why, sizeof(why));
 
-    if (ret == 0)
+    if (ret == 0) {
+        int orphan = check->s == NULL ? find_orphan(&record) : -1;
+        bool there = !orphan_runs(orphan) || is_still_there(&record, why, sizeof(why));
+
+        if (orphan >= 0)
+            close(orphan);
         record_free(&record);
+        if (!there)
+            log_error("domain %u cannot be taken over: %s", domid, why);
+        return there;
+    }
     if (ret != -EPROTONOSUPPORT ||
         (check->s != NULL && !xenstore_domain_alive(check->s->xs, domid)))
         return true;
@@ -200,21 +259,6 @@ bool takeover_possible(const char *run_dir)
 }
 
 /* ---- taking over ---- */
-
-static int find_orphan(const struct guest_record *record)
-{
-    int fd;
-
-    if (record->pid <= 0 || record->started == 0)
-        return -1;
-    fd = pidfd_open(record->pid, 0);
-    /* Compared while we hold it: from here on it is not another process of that number. */
-    if (fd >= 0 && record_process_started(record->pid) != record->started) {
-        close(fd);
-        fd = -1;
-    }
-    return fd;
-}
 
 /* A domid may be another guest's by now. */
 static bool is_same_guest(struct supervisor *s, const struct guest_record *record)
@@ -394,7 +438,11 @@ static bool take_folder(void *arg, uint32_t domid, const char *folder)
         return true;
     }
     orphan = find_orphan(&record);
-    if (is_same_guest(s, &record)) {
+    if (is_same_guest(s, &record) && orphan_runs(orphan) &&
+        !is_still_there(&record, why, sizeof(why))) {
+        leave_alone(s, domid, why);
+        close(orphan);
+    } else if (is_same_guest(s, &record)) {
         take_guest(s, folder, &record, orphan);
     } else {
         if (orphan >= 0)
@@ -429,6 +477,7 @@ bool takeover_orphan_ended(struct guest *g)
         return false;
     close(g->orphan_fd);
     g->orphan_fd = -1;
+    g->died_ns = monotonic_ns(); /* only now, if the kernel would not let go of it before */
     remove_links(g->identity.run_dir);
     return true;
 }

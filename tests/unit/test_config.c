@@ -477,6 +477,7 @@ static void make_config(struct device_config *config)
         .is_block_device = true,
         .can_write_zeroes = true,
         .cache = BLOCK_CACHE_WRITEBACK,
+        .identity = UINT64_MAX,
     };
 }
 
@@ -506,6 +507,7 @@ static void expect_same(const struct device_config *a, const struct device_confi
     assert_int_equal(a->block.can_secure_erase, b->block.can_secure_erase);
     assert_int_equal(a->block.write_through, b->block.write_through);
     assert_int_equal(a->block.cache, b->block.cache);
+    assert_true(a->block.identity == b->block.identity);
 }
 
 static void test_round_trip(void **state)

@@ -647,6 +647,86 @@ static void test_what_is_damaged_is_left_alone(void **state)
     kill(before, SIGKILL);
 }
 
+/* Where the path of an image leads to another one now, what the guest writes does not go. */
+static void test_another_image_is_left_alone(void **state)
+{
+    char image[128], aside[128];
+    pid_t before;
+    int fd;
+
+    (void)state;
+    serve_guest();
+    snprintf(image, sizeof(image), "%s", path_of("image"));
+    snprintf(aside, sizeof(aside), "%s", path_of("aside"));
+    before = worker_of(5);
+    for (unsigned gone = 0; gone < 2; gone++) {
+        assert_int_equal(rename(image, aside), 0);
+        if (!gone) {
+            fd = open(image, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+            assert_true(fd >= 0 && ftruncate(fd, 1 << 20) == 0);
+            close(fd);
+        }
+        assert_non_null(strstr(ask("upgrade\n"), gone ? "there is no such image" : "this is another image"));
+        end(SIGKILL);
+        start();
+        assert_non_null(strstr(ask("show\tg1\n"), gone ? "there is no such image" : "this is another image"));
+        assert_true(runs(before));
+        assert_int_equal(worker_of(5), before);
+        assert_int_equal(nodes[1]->node.state, NODE_STATE_INIT_WAIT);
+        end(SIGKILL);
+        assert_int_equal(rename(aside, image), 0);
+        start();
+        expect_taken_over(before, NULL);
+        before = worker_of(5);
+    }
+    /* A worker that lives no more cannot be left alone: its disk is given up, and the rest goes on. */
+    assert_int_equal(rename(image, aside), 0);
+    end(SIGKILL);
+    kill(before, SIGKILL);
+    wait_until(!runs(before));
+    start();
+    wait_until(worker_of(5) != before);
+    wait_until(nodes[1]->node.state == NODE_STATE_CLOSED);
+    wait_until(strstr(ask("show\tg1\n"), "there is no such image") != NULL);
+    assert_int_equal(nodes[0]->node.state, NODE_STATE_INIT_WAIT);
+}
+
+/* A successor gets a connection that has ended, and asks for another: the guest goes on without it. */
+static void test_a_connection_that_is_gone(void **state)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct store_node *n;
+    char text[256];
+    pid_t before;
+
+    (void)state;
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", path_of("passt"));
+    assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(listen(listener, 9), 0);
+    snprintf(text, sizeof(text), "[net0]\nbackend = passt\nsocket = %s\n", address.sun_path);
+    write_file("etc/g1.conf", text);
+    add_domain(5, "g1", "uuid-1");
+    n = add_node(5, 0, NET);
+    start();
+    wait_until(n->node.state == NODE_STATE_INIT_WAIT);
+    close(listener);
+    unlink(address.sun_path);
+    for (unsigned i = 0; i < 2; i++) {
+        before = worker_of(5);
+        if (i > 0) {
+            end(SIGKILL);
+            start();
+        } else {
+            kill(before, SIGKILL);
+        }
+        wait_until(worker_of(5) != before);
+        wait_until(logged(" add 0 ", NULL, 0) == worker_of(5));
+        wait_until(strstr(ask("--json\tshow\tg1\n"), "\"state\":\"ready\"") != NULL);
+        assert_int_equal(n->node.state, NODE_STATE_INIT_WAIT);
+    }
+}
+
 /* A worker can write all of its state file, and must not keep the next supervisor from all guests. */
 static void test_the_head_of_a_state_is_not_believed(void **state)
 {
@@ -982,6 +1062,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_a_domid_is_used_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_another_version_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_is_damaged_is_left_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_another_image_is_left_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_connection_that_is_gone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_the_head_of_a_state_is_not_believed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_dies_ready, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_upgrade, set_up, tear_down),
