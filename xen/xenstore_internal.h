@@ -86,6 +86,8 @@ void store_node_path(const struct node_id *id, char *path, size_t size);
 int store_parse_vm(const char *vm, char *uuid, size_t len);
 /* Not empty, no control characters. */
 bool store_is_text(const char *text);
+/* What another domain wrote, for a terminal: all but printable ASCII becomes '?'. */
+void store_make_printable(char *text);
 
 extern const char *const store_kinds[2]; /* by enum node_kind */
 

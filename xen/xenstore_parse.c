@@ -92,6 +92,13 @@ bool store_is_text(const char *text)
     return true;
 }
 
+void store_make_printable(char *text)
+{
+    for (; *text; text++)
+        if (*text < ' ' || *text > '~')
+            *text = '?';
+}
+
 /* One node while it is read. */
 struct reader {
     store_get get;

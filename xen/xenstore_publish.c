@@ -267,9 +267,10 @@ bool xenstore_device_ready(struct xenstore *xs, const struct node_id *id, uint32
         (number == NODE_STATE_INIT_WAIT || number == NODE_STATE_CONNECTED))
         return true;
     snprintf(path, sizeof(path), "/local/domain/%" PRIu32 "/%s/viod-error", backend_domid, relative);
-    /* Written by another domain: shown only if it can be shown. */
-    if (store_read(xs, XBT_NULL, path, why, why_len) < 0 || !store_is_text(why))
+    /* Written by another domain, and goes to a terminal. */
+    if (store_read(xs, XBT_NULL, path, why, why_len) < 0)
         why[0] = '\0';
+    store_make_printable(why);
     return false;
 }
 

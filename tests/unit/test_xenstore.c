@@ -6,10 +6,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
 #include "../../xen/xenstore_internal.h"
+#include "../../xen/xenstore_publish.h"
 
 #define KEYS_MAX 24
 
@@ -465,9 +467,48 @@ static void test_backend_path(void **state)
             fail_msg("\"%s\" was accepted", wrong[i]);
 }
 
+/* ---- libxenstore, in memory: one value, or none ---- */
+
+static struct {
+    const char *path;
+    char value[256]; /* empty: absent */
+} shared;
+
+void *xs_read(struct xs_handle *h, xs_transaction_t t, const char *path, unsigned int *len)
+{
+    (void)h, (void)t;
+    if (!shared.value[0] || strcmp(path, shared.path)) {
+        errno = ENOENT;
+        return NULL;
+    }
+    if (len)
+        *len = (unsigned int)strlen(shared.value);
+    return strdup(shared.value);
+}
+
+/* What a driver domain says of its device ends on dom0's terminal. */
+static void test_reason(void **state)
+{
+    struct xenstore xs = {0};
+    char why[64];
+
+    (void)state;
+    shared.path = "/local/domain/5/backend/virtio/3/0/viod-error";
+    strcpy(shared.value, "no \x1b[2J, \xc2\x9b" "2J, \x9b, \x7f, \n; path = /dev/vg/~a");
+    assert_false(xenstore_device_ready(&xs, &generic_id, 5, why, sizeof(why)));
+    assert_string_equal(why, "no ?[2J, ??2J, ?, ?, ?; path = /dev/vg/~a");
+    memset(shared.value, 'x', sizeof(shared.value) - 1);
+    assert_false(xenstore_device_ready(&xs, &generic_id, 5, why, sizeof(why)));
+    assert_string_equal(why, "");
+    shared.value[0] = '\0';
+    assert_false(xenstore_device_ready(&xs, &generic_id, 5, why, sizeof(why)));
+    assert_string_equal(why, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_reason),
         cmocka_unit_test(test_disk),
         cmocka_unit_test(test_libxl_paths),
         cmocka_unit_test(test_backend_path),
