@@ -374,10 +374,12 @@ int xenstore_list_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids
  * Writes (or, with NULL, removes) one key of a node that exists. In a transaction, because libxl
  * may remove the node at any moment and a write would bring half of it back, for ever. What is
  * already there is not written again: it would only wake everybody who watches, us included.
+ * What the guest may read of its node, it may read of a new key, too, unless that is `hidden`.
  */
 static int write_key(struct xenstore *xs, const struct node_id *id, const char *key,
-                     const char *text)
+                     const char *text, bool hidden)
 {
+    struct xs_permissions nobody = {.id = xs->own_domid, .perms = XS_PERM_NONE};
     char node[STORE_PATH_MAX], path[2 * STORE_PATH_MAX], now[ERROR_TEXT_MAX + 1];
 
     store_node_path(id, node, sizeof(node));
@@ -402,6 +404,8 @@ static int write_key(struct xenstore *xs, const struct node_id *id, const char *
         }
         ok = text ? xs_write(xs->xs, t, path, text, (unsigned int)strlen(text))
                   : xs_rm(xs->xs, t, path);
+        if (ok && text && hidden)
+            ok = xs_set_permissions(xs->xs, t, path, &nobody, 1);
         if (!ok) {
             ret = errno ? -errno : -EIO;
             xs_transaction_end(xs->xs, t, true);
@@ -421,7 +425,7 @@ int xenstore_set_state(struct xenstore *xs, const struct node_id *id, enum node_
     int ret;
 
     snprintf(text, sizeof(text), "%u", (unsigned)state % 10);
-    ret = write_key(xs, id, "state", text);
+    ret = write_key(xs, id, "state", text, false);
     if (ret < 0 && ret != -ENOENT) /* libxl waits for it in vain */
         log_host("domain %" PRIu32 ": state %s of device node %" PRIu32 " cannot be written: %s",
                  id->domid, text, id->devid, strerror(-ret));
@@ -434,7 +438,8 @@ int xenstore_set_error(struct xenstore *xs, const struct node_id *id, const char
 
     if (text)
         snprintf(shortened, sizeof(shortened), "%s", text);
-    return write_key(xs, id, "viod-error", text ? shortened : NULL);
+    /* It may name other guests, and files of this domain. Dom0 can read it, whoever wrote it. */
+    return write_key(xs, id, "viod-error", text ? shortened : NULL, true);
 }
 
 int xenstore_remove_node(struct xenstore *xs, const struct node_id *id)

@@ -467,16 +467,22 @@ static void test_backend_path(void **state)
             fail_msg("\"%s\" was accepted", wrong[i]);
 }
 
-/* ---- libxenstore, in memory: one value, or none ---- */
+/* ---- libxenstore, in memory: one value, or none, and a node ---- */
 
 static struct {
     const char *path;
     char value[256]; /* empty: absent */
+    const char *node; /* exists, if not NULL */
+    struct xs_permissions owner; /* of the value: as it is inherited, or alone */
+    unsigned n_permissions, n_writes, n_commits;
+    bool refuses; /* to set permissions */
 } shared;
 
 void *xs_read(struct xs_handle *h, xs_transaction_t t, const char *path, unsigned int *len)
 {
     (void)h, (void)t;
+    if (shared.node && !strcmp(path, shared.node))
+        return strdup("");
     if (!shared.value[0] || strcmp(path, shared.path)) {
         errno = ENOENT;
         return NULL;
@@ -484,6 +490,88 @@ void *xs_read(struct xs_handle *h, xs_transaction_t t, const char *path, unsigne
     if (len)
         *len = (unsigned int)strlen(shared.value);
     return strdup(shared.value);
+}
+
+bool xs_write(struct xs_handle *h, xs_transaction_t t, const char *path, const void *data,
+              unsigned int len)
+{
+    (void)h;
+    assert_int_not_equal(t, XBT_NULL);
+    assert_string_equal(path, shared.path);
+    if (!shared.value[0])
+        shared.n_permissions = 2; /* the backend's, and read by the guest: as the node */
+    snprintf(shared.value, sizeof(shared.value), "%.*s", (int)len, (const char *)data);
+    shared.n_writes++;
+    return true;
+}
+
+bool xs_set_permissions(struct xs_handle *h, xs_transaction_t t, const char *path,
+                        struct xs_permissions *permissions, unsigned int n)
+{
+    (void)h;
+    assert_int_not_equal(t, XBT_NULL);
+    assert_string_equal(path, shared.path);
+    assert_true(shared.value[0]);
+    errno = EPERM;
+    shared.n_permissions = n;
+    shared.owner = permissions[0];
+    return !shared.refuses;
+}
+
+bool xs_rm(struct xs_handle *h, xs_transaction_t t, const char *path)
+{
+    (void)h, (void)t;
+    assert_string_equal(path, shared.path);
+    shared.value[0] = '\0';
+    return true;
+}
+
+xs_transaction_t xs_transaction_start(struct xs_handle *h)
+{
+    (void)h;
+    return 1;
+}
+
+bool xs_transaction_end(struct xs_handle *h, xs_transaction_t t, bool abort)
+{
+    (void)h, (void)t;
+    shared.n_commits += !abort;
+    return true;
+}
+
+/* The reason that a device is not served may name other guests and dom0's files: not for the guest. */
+static void test_error_hidden(void **state)
+{
+    struct xenstore xs = {.own_domid = 5};
+
+    (void)state;
+    memset(&shared, 0, sizeof(shared));
+    shared.node = "backend/virtio/3/0";
+    shared.path = "backend/virtio/3/0/viod-error";
+    assert_int_equal(xenstore_set_error(&xs, &generic_id, "/dev/vg/a is used by guest b"), 0);
+    assert_string_equal(shared.value, "/dev/vg/a is used by guest b");
+    assert_int_equal(shared.n_permissions, 1);
+    assert_int_equal(shared.owner.id, 5);
+    assert_int_equal(shared.owner.perms, XS_PERM_NONE);
+    assert_int_equal(shared.n_commits, 1);
+    assert_int_equal(xenstore_set_error(&xs, &generic_id, "/dev/vg/a is used by guest b"), 0);
+    assert_int_equal(shared.n_writes, 1);
+    assert_int_equal(xenstore_set_error(&xs, &generic_id, NULL), 0);
+    assert_string_equal(shared.value, "");
+    assert_int_equal(shared.n_commits, 2);
+
+    /* All or nothing. */
+    shared.refuses = true;
+    assert_int_equal(xenstore_set_error(&xs, &generic_id, "x"), -EPERM);
+    assert_int_equal(shared.n_commits, 2);
+
+    /* The guest's driver may look at the state. */
+    shared.path = "backend/virtio/3/0/state";
+    shared.value[0] = '\0';
+    assert_int_equal(xenstore_set_state(&xs, &generic_id, NODE_STATE_CONNECTED), 0);
+    assert_string_equal(shared.value, "4");
+    assert_int_equal(shared.n_permissions, 2);
+    memset(&shared, 0, sizeof(shared));
 }
 
 /* What a driver domain says of its device ends on dom0's terminal. */
@@ -509,6 +597,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reason),
+        cmocka_unit_test(test_error_hidden),
         cmocka_unit_test(test_disk),
         cmocka_unit_test(test_libxl_paths),
         cmocka_unit_test(test_backend_path),
