@@ -308,13 +308,24 @@ static void print_server(struct check *check, const char *backend, bool served)
 static void check_vdev(struct check *check, size_t index)
 {
     const char *vdev = check->xl.disks[index].vdev;
+    int devid, other_devid;
 
-    if (!xl_vdev_valid(vdev) || strlen(vdev) >= sizeof(check->names[0]))
+    if (!xl_vdev_number(vdev, &devid) || strlen(vdev) >= sizeof(check->names[0])) {
         DEVICE_PROBLEM(check, "\"%s\" is no name for a virtual disk; write xvda, xvdb, ...", vdev);
-    for (size_t i = 0; i < index; i++)
-        if (check->xl.disks[i].vdev && !strcmp(check->xl.disks[i].vdev, vdev))
+        return;
+    }
+    for (size_t i = 0; i < index; i++) {
+        const char *other = check->xl.disks[i].vdev;
+
+        if (!other || !xl_vdev_number(other, &other_devid) || other_devid != devid)
+            continue;
+        if (!strcmp(other, vdev))
             DEVICE_PROBLEM(check, "%s is used by an earlier disk, too; each disk needs a name of "
                            "its own", vdev);
+        else
+            DEVICE_PROBLEM(check, "%s is the same as %s of an earlier disk, number %d for xl; each "
+                           "disk needs a name of its own", vdev, other, devid);
+    }
 }
 
 static const char *pv_title(const struct xl_disk *disk)

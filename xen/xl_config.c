@@ -381,41 +381,67 @@ void xl_config_free(struct xl_config *config)
 }
 
 /* Letters a..z for a disk up to `last`, then nothing or a partition number. */
-static bool drive_letters(const char *p, unsigned last, unsigned long max_partition)
+static bool drive_letters(const char *p, int last, unsigned long max_partition, int *disk,
+                          int *partition)
 {
     long index = -1;
-    unsigned long partition;
+    unsigned long number;
     char *end;
 
     for (; *p >= 'a' && *p <= 'z'; p++) {
         index = (index + 1) * 26 + (*p - 'a');
-        if (index > (long)last)
+        if (index > last)
             return false;
     }
+    *disk = (int)index;
+    *partition = 0;
     if (index < 0 || !*p)
         return index >= 0;
     if (*p < '1' || *p > '9')
         return false;
     errno = 0;
-    partition = strtoul(p, &end, 10);
-    return !errno && !*end && partition <= max_partition;
+    number = strtoul(p, &end, 10);
+    if (errno || *end || number > max_partition)
+        return false;
+    *partition = (int)number;
+    return true;
 }
 
-bool xl_vdev_valid(const char *vdev)
+/* Of Xen's own disks: the first 16 have 16 numbers each, as a Linux major has room for. */
+static int xvd_number(int disk, int partition)
+{
+    return disk < 16 && partition < 16 ? 202 << 8 | disk << 4 | partition
+                                       : 1 << 28 | disk << 8 | partition;
+}
+
+bool xl_vdev_number(const char *vdev, int *devid)
 {
     int disk, partition, used = -1;
     unsigned long number;
     char *end;
 
-    if (sscanf(vdev, "d%ip%i%n", &disk, &partition, &used) >= 2 && used == (int)strlen(vdev))
-        return disk >= 0 && disk < 1 << 20 && partition >= 0 && partition < 256;
-    if (!strncmp(vdev, "xvd", 3))
-        return drive_letters(vdev + 3, (1 << 20) - 1, 255);
-    if (!strncmp(vdev, "hd", 2))
-        return drive_letters(vdev + 2, 3, 63);
-    if (!strncmp(vdev, "sd", 2))
-        return drive_letters(vdev + 2, 15, 15);
-    errno = 0;
-    number = strtoul(vdev, &end, 0);
-    return !errno && *vdev >= '0' && *vdev <= '9' && !*end && number <= INT_MAX;
+    if (sscanf(vdev, "d%ip%i%n", &disk, &partition, &used) >= 2 && used == (int)strlen(vdev)) {
+        if (disk < 0 || disk >= 1 << 20 || partition < 0 || partition >= 256)
+            return false;
+        *devid = xvd_number(disk, partition);
+    } else if (!strncmp(vdev, "xvd", 3)) {
+        if (!drive_letters(vdev + 3, (1 << 20) - 1, 255, &disk, &partition))
+            return false;
+        *devid = xvd_number(disk, partition);
+    } else if (!strncmp(vdev, "hd", 2)) {
+        if (!drive_letters(vdev + 2, 3, 63, &disk, &partition))
+            return false;
+        *devid = (disk < 2 ? 3 : 22) << 8 | (disk & 1) << 6 | partition;
+    } else if (!strncmp(vdev, "sd", 2)) {
+        if (!drive_letters(vdev + 2, 15, 15, &disk, &partition))
+            return false;
+        *devid = 8 << 8 | disk << 4 | partition;
+    } else {
+        errno = 0;
+        number = strtoul(vdev, &end, 0);
+        if (errno || *vdev < '0' || *vdev > '9' || *end || number > INT_MAX)
+            return false;
+        *devid = (int)number;
+    }
+    return true;
 }

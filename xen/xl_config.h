@@ -62,7 +62,10 @@ struct xl_config {
 int xl_config_load(const char *path, struct xl_config *config, char *error, size_t error_len);
 void xl_config_free(struct xl_config *config);
 
-/* libxl's rule for vdev: xvdb, xvdb1, d1p0, hda, sda, or a number. */
-bool xl_vdev_valid(const char *vdev);
+/*
+ * libxl's rule for vdev: xvdb, xvdb1, d1p0, hda, sda, or a number. False: none of them. *devid is the
+ * number by which libxl tells disks apart.
+ */
+bool xl_vdev_number(const char *vdev, int *devid);
 
 #endif

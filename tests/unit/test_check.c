@@ -195,17 +195,32 @@ static void test_look_at_image(void **state)
 
 static void test_vdev_names(void **state)
 {
-    static const char *const good[] = {"xvda", "xvdz", "xvdaa", "xvda1", "xvdc255", "hda", "hdd63",
-                                       "sda", "sdp15", "d0p0", "d1048575p255", "51712", "0xca00"};
+    static const struct {
+        const char *vdev;
+        int devid;
+    } good[] = {
+        {"xvda", 51712}, {"d0p0", 51712}, {"51712", 51712}, {"0xca00", 51712}, {"xvda1", 51713},
+        {"xvdb", 51728}, {"xvdp15", 51967}, {"xvda16", 268435472}, {"xvdq", 268439552},
+        {"d16p0", 268439552}, {"xvdz", 268441856}, {"xvdaa", 268442112}, {"xvdc255", 268436223},
+        {"d1048575p255", 536870911}, {"hda", 768}, {"hdb", 832}, {"hdc", 5632}, {"hdd63", 5759},
+        {"sda", 2048}, {"sdb", 2064}, {"sdp15", 2303}, {"0", 0},
+    };
     static const char *const bad[] = {"", "xvd", "xvda0", "xvda256", "xvda1x", "xvdA", "hde",
                                       "hda64", "sdq", "vda", "d0", "d0p0y", "d-1p0", "-1", "0x",
                                       "xvdzzzzzzzzzzzz", "disk"};
 
     (void)state;
-    for (size_t i = 0; i < ARRAY_SIZE(good); i++)
-        assert_true(xl_vdev_valid(good[i]));
-    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-        assert_false(xl_vdev_valid(bad[i]));
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+        int devid = -1;
+
+        assert_true(xl_vdev_number(good[i].vdev, &devid));
+        assert_int_equal(devid, good[i].devid);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        int devid;
+
+        assert_false(xl_vdev_number(bad[i], &devid));
+    }
 }
 
 static void test_unreadable_cfg(void **state)
