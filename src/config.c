@@ -479,6 +479,20 @@ uint64_t device_config_uint(const struct device_config *config, const char *key)
 
 /* ---- a guest's file ---- */
 
+const char *guest_name_fault(const char *name)
+{
+    if (name[0] == '\0' || !strcmp(name, "?") || strlen(name) > 63)
+        return "the domain has no name, or one of more than 63 bytes";
+    for (const char *c = name; *c; c++)
+        if (iscntrl((unsigned char)*c))
+            return "the domain's name has a control character";
+    if (strchr(name, '/'))
+        return "the domain's name contains a slash";
+    if (!strcmp(name, "viod"))
+        return "the domain's name is viod, and the file of that name is the daemon's own";
+    return NULL;
+}
+
 int guest_file_load(const char *path, struct guest_file **out, char *error, size_t error_len)
 {
     struct guest_file *file = calloc(1, sizeof(*file));

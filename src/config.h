@@ -176,6 +176,8 @@ uint64_t config_part_uint(const struct config_part *part, const char *key);
  * a type before device_config_fill.
  */
 struct guest_file;
+/* Why a guest of this name cannot have a file, for people; NULL: it can. "?": its name is unknown. */
+const char *guest_name_fault(const char *name);
 /* 0 (also if there is no such file: an empty one), or -errno with a message "file:line: …". */
 int guest_file_load(const char *path, struct guest_file **out, char *error, size_t error_len);
 /* The same from a text, with `path` in messages. */

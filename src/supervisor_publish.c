@@ -34,15 +34,10 @@ bool is_driver_domain(const struct supervisor *s)
 int guest_file_path(const struct supervisor *s, const char *name, char *path, size_t path_len,
                     char *error, size_t error_len)
 {
-    const char *why = NULL;
+    const char *why = guest_name_fault(name);
 
-    if (strcmp(name, "?") == 0)
-        why = "the domain has no name, or one of more than 63 bytes";
-    else if (strchr(name, '/') != NULL)
-        why = "the domain's name contains a slash";
-    else if (strcmp(name, "viod") == 0)
-        why = "the domain's name is viod, and the file of that name is the daemon's own";
-    else if ((size_t)snprintf(path, path_len, "%s/%s.conf", s->config->config_dir, name) >= path_len)
+    if (why == NULL &&
+        (size_t)snprintf(path, path_len, "%s/%s.conf", s->config->config_dir, name) >= path_len)
         why = "the path of its file is too long: choose another config-dir in viod.conf";
     if (why == NULL)
         return 0;

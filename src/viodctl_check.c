@@ -481,17 +481,16 @@ static void warn_unused(void *arg, const char *line)
 
 static void open_guest_file(struct check *check)
 {
-    const char *name = check->xl.name;
+    const char *name = check->xl.name, *fault;
     char error[CONFIG_ERROR_LEN];
 
     if (!name) {
         GUEST_PROBLEM(check, "the guest has no name; write name = \"...\"");
         return;
     }
-    if (strchr(name, '/') || name[0] == '.' || !strcmp(name, "viod") || strlen(name) > 63) {
-        GUEST_PROBLEM(check, "\"%.200s\" cannot be the name of a guest's file (it has a /, begins "
-                      "with a dot, is the daemon's own or too long); give the guest another name",
-                      name);
+    fault = guest_name_fault(name);
+    if (fault) {
+        GUEST_PROBLEM(check, "%s; give the guest another name", fault);
         return;
     }
     snprintf(check->file_path, sizeof(check->file_path), "%s/%s.conf", check->options->config_dir,

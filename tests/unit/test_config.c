@@ -185,6 +185,22 @@ static void test_bad_files(void **state)
     assert_int_equal(guest_file_load("/dev/zero", &file, error, sizeof(error)), -EINVAL);
 }
 
+/* dom0, a driver domain and viodctl check agree on whose file there can be. */
+static void test_guest_names(void **state)
+{
+    static const char longest[] = "0123456789012345678901234567890123456789012345678901234567890-2";
+    static const char *const good[] = {"a", ".a", "..", "a b", "viod2", "Gast-\xc3\xa4", longest};
+    static const char *const bad[] = {"", "?", "a/b", "/", "viod", "a\tb", "a\x7f", "\n",
+                                      "0123456789012345678901234567890123456789012345678901234567890-23"};
+
+    (void)state;
+    assert_int_equal(strlen(longest), 63);
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+        assert_null(guest_name_fault(good[i]));
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        assert_non_null(guest_name_fault(bad[i]));
+}
+
 /* Everything has a limit, and just below it everything works. */
 static void test_limits(void **state)
 {
@@ -836,6 +852,7 @@ int main(void)
         cmocka_unit_test(test_text_with_grants),
         cmocka_unit_test(test_extract),
         cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_guest_names),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_missing_path),
