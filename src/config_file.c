@@ -34,6 +34,10 @@ int config_fail(char *error, size_t error_len, const char *format, ...)
     va_start(args, format);
     vsnprintf(error, error_len, format, args);
     va_end(args);
+    /* Keys and values are quoted as they are in the file, and xenstore takes lines of text only. */
+    for (char *c = error; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = '?';
     return -EINVAL;
 }
 

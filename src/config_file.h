@@ -39,7 +39,7 @@ int config_file_parse(const char *path, const char *text, size_t len, struct con
 void config_file_free(struct config_file *file);
 const struct file_section *config_file_section(const struct config_file *file, const char *name);
 
-/* Writes the message and returns -EINVAL. */
+/* Writes the message, with '?' for control characters, and returns -EINVAL. */
 int config_fail(char *error, size_t error_len, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

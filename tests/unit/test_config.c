@@ -163,6 +163,7 @@ static void test_bad_files(void **state)
         {"[]\n", ":1: a section's name has 1 to 31 characters"},
         {"[0123456789012345678901234567890X]\n", ":1: a section's name has 1 to 31 characters"},
         {"[a b]\n", ":1: \"a b\" is no section name"},
+        {"[a\tb]\n", ":1: \"a?b\" is no section name"},
         {"[blk0] path = /x\n", ":1: text behind [blk0]; write it in a line of its own"},
         {"[a]\n[b]\n[a]\n", ":3: [a] was begun in line 1 already; put all its keys there"},
         {"[a]\nx=1\ny=2\nx=3\n", ":4: \"x\" was set in line 2 already; remove one of the two"},
@@ -266,6 +267,10 @@ static void test_bad_values(void **state)
         {"readonly = maybe", "readonly = maybe: is neither yes nor no; write yes or no"},
         {"readonly = yes # no", "readonly = yes # no: is neither yes nor no; write yes or no (a "
                                 "comment behind a value begins with ;)"},
+        /* Quoted so that it remains one line of text: xenstore takes nothing else. */
+        {"serial = a\tb\x7f", "serial = a?b?: has a control character; write at most 20 printable "
+                              "characters"},
+        {"se\trial = x", "unknown key \"se?rial\" in [blk0]; the nearest known key is \"serial\""},
         {"cache = writethrough", "cache = writethrough: is not possible; write none or writeback"},
         {"cache = none writeback", "cache = none writeback: is not possible"},
         {"queues = 17", "queues = 17: is out of range; write a number from 0 to 16"},
