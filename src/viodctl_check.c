@@ -339,6 +339,14 @@ static const char *pv_title(const struct xl_disk *disk)
     }
 }
 
+/* No problem: the guest may be meant for another machine. */
+static void note_grants_refused(struct check *check, const struct xl_disk *disk)
+{
+    if (disk->grants_refused)
+        fputs("    note: this machine's xl does not know grant_usage for disks, and refuses this one; "
+              "it needs Xen 4.19\n", check->out);
+}
+
 static void check_disk(struct check *check, size_t index)
 {
     const struct xl_disk *disk = &check->xl.disks[index];
@@ -352,6 +360,7 @@ static void check_disk(struct check *check, size_t index)
     }
     if (!disk->virtio) {
         fprintf(check->out, "  no slot: %s, %s, not viod's\n", disk->vdev, pv_title(disk));
+        note_grants_refused(check, disk);
         if (disk->backend_type == XL_BACKEND_STANDALONE)
             DEVICE_PROBLEM(check, "backendtype=standalone without specification=virtio; write both "
                            "for a disk that viod serves, none of them for a PV disk");
@@ -363,6 +372,7 @@ static void check_disk(struct check *check, size_t index)
     fprintf(check->out, "%s, block device", disk->vdev);
     print_server(check, disk->backend, true);
     fprintf(check->out, "    from disk=[\"%s\"]\n", disk->spec);
+    note_grants_refused(check, disk);
     check_slot(check);
     check_vdev(check, index);
     if (disk->backend_type != XL_BACKEND_UNSAID && disk->backend_type != XL_BACKEND_STANDALONE)

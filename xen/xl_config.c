@@ -46,8 +46,8 @@ static char *other_domain(const char *domain)
 /* ---- disk=[] ---- */
 
 /*
- * libxlutil before 4.19 does not know grant_usage, so it is read and taken out before the parser
- * sees the text. target= takes everything behind it.
+ * libxlutil before 4.19 does not know grant_usage, so it is read here, and taken out for a parser that
+ * refuses it. target= takes everything behind it.
  */
 static char *take_grant_usage(const char *spec, enum xl_grants *grants)
 {
@@ -89,11 +89,18 @@ static enum xl_backend_type backend_type(libxl_disk_backend backend)
     }
 }
 
+static bool parse_disk(XLU_Config *xlu, const char *spec, libxl_device_disk *disk)
+{
+    libxl_device_disk_dispose(disk);
+    libxl_device_disk_init(disk);
+    return xlu_disk_parse(xlu, 1, &spec, disk) == 0;
+}
+
 static int read_disk(XLU_Config *xlu, struct report *report, const char *spec, struct xl_disk *out)
 {
     libxl_device_disk disk;
     char *plain = take_grant_usage(spec, &out->grants);
-    const char *specs[] = {plain};
+    bool parsed;
     size_t from;
     int ret = 0;
 
@@ -105,7 +112,14 @@ static int read_disk(XLU_Config *xlu, struct report *report, const char *spec, s
     }
     fflush(report->stream);
     from = report->len;
-    if (xlu_disk_parse(xlu, 1, specs, &disk)) {
+    parsed = parse_disk(xlu, spec, &disk);
+    if (!parsed && out->grants != XL_GRANTS_UNSAID) {
+        /* What is wrong besides is said without it: a complaint about it would hide the other one. */
+        fflush(report->stream);
+        from = report->len;
+        out->grants_refused = parsed = parse_disk(xlu, plain, &disk);
+    }
+    if (!parsed) {
         out->error = report_since(report, from);
         if (!out->error)
             ret = -ENOMEM;

@@ -34,6 +34,7 @@ struct xl_disk {
     bool discard;  /* with libxl's default: yes, if writable */
     bool direct_io_safe;
     enum xl_grants grants;
+    bool grants_refused; /* this machine's xl, before 4.19, refuses the disk for its grant_usage */
 };
 
 /* One entry of virtio=[]. */

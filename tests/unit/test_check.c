@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <libxlutil.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -98,8 +99,39 @@ static char *read_text(const char *path)
     return text;
 }
 
+/* The expected reports are those on a machine whose xl is older. */
+static bool xl_knows_grants(void)
+{
+    const char *spec = "/dev/vg0/a,raw,xvda,w,grant_usage=1";
+    FILE *nowhere = fopen("/dev/null", "we");
+    XLU_Config *xlu = xlu_cfg_init(nowhere, "-");
+    libxl_device_disk disk;
+    bool knows;
+
+    assert_non_null(xlu);
+    libxl_device_disk_init(&disk);
+    knows = xlu_disk_parse(xlu, 1, &spec, &disk) == 0;
+    libxl_device_disk_dispose(&disk);
+    xlu_cfg_destroy(xlu);
+    fclose(nowhere);
+    return knows;
+}
+
+static void remove_notes(char *text)
+{
+    static const char note[] = "    note: this machine's xl does not know grant_usage";
+    char *line;
+
+    while ((line = strstr(text, note)) != NULL) {
+        char *next = strchr(line, '\n') + 1;
+
+        memmove(line, next, strlen(next) + 1);
+    }
+}
+
 static void test_expected_reports(void **state)
 {
+    bool knows_grants = xl_knows_grants();
     glob_t cfgs;
 
     (void)state;
@@ -121,6 +153,8 @@ static void test_expected_reports(void **state)
             fclose(file);
         }
         expected = read_text(path);
+        if (knows_grants)
+            remove_notes(expected);
         if (strcmp(text, expected))
             print_error("%s: expected\n%s\nbut it is\n%s", path, expected, text);
         assert_string_equal(text, expected);
