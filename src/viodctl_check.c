@@ -15,6 +15,9 @@
 #ifndef VIOD_CONFIG_DIR
 #define VIOD_CONFIG_DIR "/etc/viod"
 #endif
+#ifndef VIOD_RUN_DIR
+#define VIOD_RUN_DIR "/run/viod"
+#endif
 
 #define LINE_WIDTH 100u
 
@@ -218,8 +221,8 @@ static void check_ports(struct check *check, const struct device_config *config,
         else if (needs_path || !strcmp(backend, "none"))
             ;
         else
-            fprintf(check->out, " /run/viod/%s/%s", check->xl.name ? check->xl.name : "DOMAIN",
-                    part->name);
+            fprintf(check->out, " %s/%s/%s", check->options->run_dir,
+                    check->xl.name ? check->xl.name : "DOMAIN", part->name);
         fputc('\n', check->out);
         while (part->values[n].key)
             n++;
@@ -583,6 +586,7 @@ int viodctl_check(const char *conf_dir, char *const *paths, int n_paths)
     /* With a folder given, everything is looked for there: it may be a copy of the real one. */
     options.config_dir = conf_dir ? conf_dir : daemon.config_dir ? daemon.config_dir
                                                                  : VIOD_CONFIG_DIR;
+    options.run_dir = daemon.run_dir ? daemon.run_dir : VIOD_RUN_DIR;
     for (int i = 0; i < n_paths; i++)
         n_problems += check_guest(paths[i], &options);
     daemon_config_free(&daemon);

@@ -19,6 +19,7 @@ struct image_info {
 
 struct check_options {
     const char *config_dir; /* of the guests' files */
+    const char *run_dir;    /* of the guests' sockets */
     FILE *out;
     int (*look)(const char *path, struct image_info *image); /* 0 or -errno */
     int (*backend)(const char *domain); /* as xen_backend_state */

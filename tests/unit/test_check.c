@@ -74,6 +74,7 @@ static char *report(const char *cfg, const char *config_dir, unsigned *n_problem
     size_t len = 0;
     struct check_options options = {
         .config_dir = config_dir,
+        .run_dir = "/run/other",
         .out = open_memstream(&text, &len),
         .look = pretend,
         .backend = pretend_backend,
