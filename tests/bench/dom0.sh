@@ -46,7 +46,7 @@ viod_settings() {
     for pair in $bench_args; do
         case ${pair%%=*} in
             grants) viod_grants=1 ;;
-            iothreads | poll-max-us | log-level) daemon+=$pair$'\n' ;;
+            iothreads | cpus | poll-max-us | log-level) daemon+=$pair$'\n' ;;
             *) viod_device+=$pair$'\n' ;;
         esac
     done
