@@ -144,6 +144,18 @@ static uint32_t slot_of(const struct device_node *node)
     return (uint32_t)((node->base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT);
 }
 
+/*
+ * libxl names a domain when it begins to make it, and guests may be given devices of it before it lives;
+ * it takes the name away before it ends the domain.
+ */
+static bool backend_is_dead(struct supervisor *s, uint32_t backend)
+{
+    char name[64];
+
+    return !xenstore_domain_alive(s->xs, backend) &&
+           xenstore_domain_name(s->xs, backend, name, sizeof(name)) == -ENOENT;
+}
+
 /* True if a domain that lives serves this device, and it is not this one. *slot is its slot. */
 static bool served_elsewhere(struct supervisor *s, const struct node_id *id, uint32_t *slot,
                              bool *is_dead)
@@ -157,7 +169,7 @@ static bool served_elsewhere(struct supervisor *s, const struct node_id *id, uin
         backend == xenstore_own_domid(s->xs))
         return false;
     *slot = slot_of(&node);
-    *is_dead = !xenstore_domain_alive(s->xs, backend);
+    *is_dead = backend_is_dead(s, backend);
     return *slot < XEN_VIRTIO_SLOTS && !*is_dead;
 }
 
@@ -259,6 +271,12 @@ void publish_device(struct supervisor *s, const struct node_id *id)
         return;
     }
     s->has_driver_domains = true;
+    /* Before we have heard of its device, perhaps while no viod ran: no other event tells of it. */
+    if (backend_is_dead(s, backend)) {
+        if (xenstore_domain_alive(s->xs, id->domid))
+            take_slot(s, id->domid, slot_of(&node));
+        return;
+    }
     if (g != NULL)
         guest_send(g, MESSAGE_YIELD, slot_of(&node), 0);
     ret = xenstore_domain_name(s->xs, id->domid, p.name, sizeof(p.name));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A xenstore of nodes in a file, behind xen/xenstore.h, so that several supervisors, one after the other,
- * and a test see the same. For dom0 alone: nothing is published.
+ * and a test see the same. As dom0 sees it; what is published for driver domains is only counted.
  */
 #ifndef VIOD_FAKE_STORE_H
 #define VIOD_FAKE_STORE_H
@@ -31,11 +31,22 @@ struct store_node {
     _Atomic unsigned changes;
 };
 
+/* What libxl notes of a device, whatever domain serves it. */
+struct store_note {
+    bool exists;
+    struct device_node node;
+    uint32_t backend;
+    _Atomic unsigned changes, published;
+};
+
 struct fake_store {
     struct store_node nodes[STORE_NODES];
     unsigned n_nodes;
+    struct store_note notes[STORE_NODES];
+    unsigned n_notes;
     struct {
         bool alive;
+        bool is_made;    /* it has its name, but does not live yet */
         char name[32], uuid[40];
     } domains[STORE_DOMAINS];
     _Atomic unsigned releases;
@@ -43,7 +54,7 @@ struct fake_store {
 
 static struct fake_store *store;
 static int store_wake = -1;
-static unsigned store_seen[STORE_NODES], store_seen_releases;
+static unsigned store_seen[STORE_NODES], store_seen_notes[STORE_NODES], store_seen_releases;
 
 /* In each process: the test, and each supervisor. */
 static void store_attach(const char *folder)
@@ -96,6 +107,7 @@ int xenstore_fd(const struct xenstore *xs) { (void)xs; return store_wake; }
 int xenstore_watch_devices(struct xenstore *xs)
 {
     (void)xs;
+    store_seen_releases = store->releases - 1; /* as each watch, it fires once at once */
     (void)!write(store_wake, "", 1);
     return 0;
 }
@@ -107,16 +119,22 @@ enum store_event xenstore_next_event(struct xenstore *xs, struct node_id *id)
     (void)xs;
     while (read(store_wake, woken, sizeof(woken)) > 0)
         continue;
+    if (store_seen_releases != store->releases) {
+        store_seen_releases = store->releases;
+        return STORE_DOMAIN_RELEASED;
+    }
+    for (unsigned i = 0; i < store->n_notes; i++)
+        if (store_seen_notes[i] != store->notes[i].changes) {
+            store_seen_notes[i] = store->notes[i].changes;
+            *id = store->notes[i].node.id;
+            return STORE_REMOTE_NODE;
+        }
     for (unsigned i = 0; i < store->n_nodes; i++)
         if (store_seen[i] != store->nodes[i].changes) {
             store_seen[i] = store->nodes[i].changes;
             *id = store->nodes[i].node.id;
             return STORE_NODE_CHANGED;
         }
-    if (store_seen_releases != store->releases) {
-        store_seen_releases = store->releases;
-        return STORE_DOMAIN_RELEASED;
-    }
     return STORE_NOTHING;
 }
 
@@ -188,7 +206,8 @@ bool xenstore_domain_alive(struct xenstore *xs, uint32_t domid)
 
 int xenstore_domain_name(struct xenstore *xs, uint32_t domid, char *name, size_t len)
 {
-    if (!xenstore_domain_alive(xs, domid))
+    if (!xenstore_domain_alive(xs, domid) &&
+        (domid >= STORE_DOMAINS || !store->domains[domid].is_made))
         return -ENOENT;
     snprintf(name, len, "%s", store->domains[domid].name);
     return 0;
@@ -206,19 +225,54 @@ int xenstore_domain_uuid(struct xenstore *xs, uint32_t domid, char *uuid, size_t
 
 void publication_free(struct publication *p) { free(p->settings); }
 int xenstore_watch_guests(struct xenstore *xs) { (void)xs; return 0; }
-uint32_t *xenstore_list_guests(struct xenstore *xs, size_t *n) { (void)xs; *n = 0; return NULL; }
+
+static struct store_note *store_find_note(const struct node_id *id)
+{
+    for (unsigned i = 0; i < store->n_notes; i++) {
+        struct store_note *n = &store->notes[i];
+
+        if (n->exists && n->node.id.kind == id->kind && n->node.id.domid == id->domid &&
+            n->node.id.devid == id->devid)
+            return n;
+    }
+    return NULL;
+}
+
+uint32_t *xenstore_list_guests(struct xenstore *xs, size_t *n)
+{
+    uint32_t *domids = calloc(STORE_NODES, sizeof(*domids));
+
+    (void)xs;
+    *n = 0;
+    for (unsigned i = 0; domids != NULL && i < store->n_notes; i++)
+        if (store->notes[i].exists)
+            domids[(*n)++] = store->notes[i].node.id.domid;
+    return domids;
+}
 int xenstore_list_remote_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids, int max)
 {
-    (void)xs, (void)domid, (void)ids, (void)max;
-    return 0;
+    int found = 0;
+
+    (void)xs;
+    for (unsigned i = 0; i < store->n_notes && found < max; i++)
+        if (store->notes[i].exists && store->notes[i].node.id.domid == domid)
+            ids[found++] = store->notes[i].node.id;
+    return found;
 }
 int xenstore_read_remote_node(struct xenstore *xs, const struct node_id *id,
                               uint32_t *backend_domid, struct device_node *node, char *error,
                               size_t error_len)
 {
-    (void)xs, (void)id, (void)backend_domid, (void)node, (void)error, (void)error_len;
-    return -ENOENT;
+    const struct store_note *n = store_find_note(id);
+
+    (void)xs, (void)error, (void)error_len;
+    if (n == NULL)
+        return -ENOENT;
+    *node = n->node;
+    *backend_domid = n->backend;
+    return 0;
 }
+
 int xenstore_count_before(struct xenstore *xs, const struct node_id *id, uint16_t virtio_id)
 {
     (void)xs, (void)id, (void)virtio_id;
@@ -227,8 +281,13 @@ int xenstore_count_before(struct xenstore *xs, const struct node_id *id, uint16_
 int xenstore_publish(struct xenstore *xs, const struct node_id *id, uint32_t backend_domid,
                      const struct publication *p)
 {
-    (void)xs, (void)id, (void)backend_domid, (void)p;
-    return -ENOENT;
+    struct store_note *n = store_find_note(id);
+
+    (void)xs, (void)p;
+    if (n == NULL || !store->domains[backend_domid].alive)
+        return -ENOENT;
+    n->published++;
+    return 0;
 }
 bool xenstore_device_ready(struct xenstore *xs, const struct node_id *id, uint32_t backend_domid,
                            char *why, size_t why_len)

@@ -129,6 +129,8 @@ static int worker(void)
                 say(MESSAGE_ADDED, message.slot, 0);
         } else if (message.type == MESSAGE_REMOVE) {
             say(MESSAGE_REMOVED, message.slot, 0);
+        } else if (message.type == MESSAGE_TAKE || message.type == MESSAGE_YIELD) {
+            write_log("%s %u\n", message.type == MESSAGE_TAKE ? "take" : "yield", message.slot);
         } else if (message.type == MESSAGE_QUIT) {
             return EXIT_SUCCESS;
         }
@@ -290,6 +292,25 @@ static struct store_node *add_node(uint32_t domid, uint32_t devid, uint16_t virt
     return n;
 }
 
+/* libxl's, of a device whose backend is another domain. */
+static struct store_note *add_note(uint32_t domid, uint32_t devid, uint32_t backend)
+{
+    struct store_note *n = &store->notes[store->n_notes];
+
+    n->node = (struct device_node){.id = {NODE_VIRTIO, domid, devid},
+                                   .state = NODE_STATE_INITIALISING,
+                                   .online = true,
+                                   .virtio_id = RNG,
+                                   .base = XEN_VIRTIO_MMIO_BASE + devid * XEN_VIRTIO_MMIO_SLOT,
+                                   .irq = 33 + devid};
+    n->backend = backend;
+    n->exists = true;
+    store->n_notes++;
+    n->changes++;
+    (void)!write(store_wake, "", 1);
+    return n;
+}
+
 static void release(uint32_t domid)
 {
     store->domains[domid].alive = false;
@@ -359,6 +380,7 @@ static int tear_down(void **state)
     munmap(store, sizeof(*store));
     close(store_wake);
     memset(store_seen, 0, sizeof(store_seen));
+    memset(store_seen_notes, 0, sizeof(store_seen_notes));
     snprintf(command, sizeof(command), "rm -rf %s", folder);
     return system(command);
 }
@@ -1015,6 +1037,78 @@ static void test_a_long_answer_is_whole(void **state)
     assert_null(client.answer);
 }
 
+/* The driver domain ended while no viod ran: its slots are answered for all the same. */
+static void test_a_driver_domain_that_ended_before(void **state)
+{
+    struct store_note *n;
+
+    (void)state;
+    write_file("etc/g1.conf", "");
+    add_domain(5, "g1", "uuid-1");
+    add_domain(6, "g2", "uuid-2");
+    add_note(5, 2, 8);
+    n = add_note(6, 2, 9);
+    add_note(7, 2, 8); /* of a guest that is gone, too */
+    add_domain(9, "driver", "uuid-9");
+    write_file("etc/g2.conf", "");
+    start();
+    wait_until(logged(" start 5 adopted 0 expected 0 claimed 0x7ff", NULL, 0) != 0);
+    wait_until(n->published == 1);
+    assert_int_equal(worker_of(6), 0); /* its driver domain lives */
+    assert_int_equal(worker_of(7), 0);
+    /* A new instance: the guest's new device is the new one's. */
+    add_domain(10, "driver", "uuid-10");
+    store->notes[0].exists = false;
+    n = add_note(5, 2, 10);
+    wait_until(n->published == 1);
+    wait_until(logged(" yield 2", NULL, 0) == worker_of(5));
+    assert_int_equal(logged(" take ", NULL, 0), 0);
+}
+
+/* It ends before viod has heard of its devices. */
+static void test_a_driver_domain_that_ends_first(void **state)
+{
+    struct store_note *n;
+
+    (void)state;
+    serve_guest();
+    add_domain(8, "driver", "uuid-8");
+    n = add_note(5, 4, 8);
+    wait_until(n->published == 1);
+    wait_until(logged(" yield 4", NULL, 0) == worker_of(5));
+    kill(supervisor, SIGSTOP);
+    add_note(5, 5, 8);
+    release(8);
+    kill(supervisor, SIGCONT);
+    wait_until(logged(" take 4", NULL, 0) == worker_of(5));
+    wait_until(logged(" take 5", NULL, 0) == worker_of(5));
+    for (int k = 0; k < 2; k++) /* all events have been looked at when the second question is answered */
+        assert_non_null(ask("list\n"));
+    assert_int_equal(logged(" yield 5", NULL, 0), 0);
+    assert_int_equal(runs(worker_of(5)), true);
+}
+
+/* It has a name long before it lives: that is no end. */
+static void test_a_driver_domain_that_is_being_made(void **state)
+{
+    (void)state;
+    serve_guest();
+    add_domain(6, "g2", "uuid-2");
+    add_domain(8, "driver", "uuid-8");
+    store->domains[8].alive = false;
+    store->domains[8].is_made = true;
+    add_note(5, 4, 8);
+    wait_until(logged(" yield 4", NULL, 0) == worker_of(5));
+    store->releases++; /* somebody's */
+    add_note(6, 3, 8);
+    add_node(6, 0, RNG);
+    wait_until(logged(" start 6 adopted 0 expected", NULL, 0) != 0);
+    assert_int_equal(logged(" claimed 0x7f7", NULL, 0), worker_of(6));
+    for (int k = 0; k < 2; k++)
+        assert_non_null(ask("list\n"));
+    assert_int_equal(logged(" take ", NULL, 0), 0);
+}
+
 /* Others could have it remove and believe what they like. */
 static void test_a_folder_of_others_is_refused(void **state)
 {
@@ -1076,6 +1170,9 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_what_workers_say_is_printable, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_gives_is_ended, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_hangs_up_is_ended, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_driver_domain_that_ended_before, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_driver_domain_that_ends_first, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_driver_domain_that_is_being_made, set_up, tear_down),
         cmocka_unit_test(test_a_long_answer_is_whole),
         cmocka_unit_test_setup_teardown(test_a_folder_of_others_is_refused, set_up, tear_down),
     };
