@@ -82,6 +82,10 @@ static void start_worker(struct supervisor *s, struct guest *g, struct served_de
         ret = guest_start_worker(s, g);
         if (ret == 0)
             return;
+        if (ret == -EAGAIN) {
+            restart_later(g, ret);
+            return;
+        }
         snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));
     }
     if (d->state != SERVED_FAILED)
@@ -197,6 +201,8 @@ void guest_scan(struct supervisor *s, uint32_t domid)
     struct node_id ids[64];
     int n = xenstore_list_nodes(s->xs, domid, ids, (int)ARRAY_SIZE(ids));
 
+    if (n < 0)
+        log_error("domain %u: its device nodes cannot be listed: %s", domid, strerror(-n));
     for (int i = 0; i < n; i++)
         node_changed(s, &ids[i]);
 }

@@ -169,13 +169,14 @@ int guest_start_worker(struct supervisor *s, struct guest *g)
                                       .iothreads = io_threads(s->config),
                                       .poll_max_us = s->config->poll_max_us,
                                       .precedence = !is_driver_domain(s),
-                                      .claimed = guest_claimed_slots(s, g),
                                       .expected = 0,
                                       .adopted = g->adopted,
                                       .sacrificed = g->sacrificed,
                                       .log_level = s->config->log_level};
-    int pair[2], ret;
+    int pair[2], ret = guest_claimed_slots(s, g, &settings.claimed);
 
+    if (ret < 0)
+        return ret;
     snprintf(settings.name, sizeof(settings.name), "%s", g->name);
     snprintf(settings.root, sizeof(settings.root), "%s" EMPTY_ROOT, s->config->run_dir);
     for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)

@@ -156,6 +156,7 @@ void guest_free(struct supervisor *s, struct guest *g);
 /* With all that is in it, and the link to it. name: NULL = not known. */
 void guest_remove_folder(struct supervisor *s, uint32_t domid, const char *name,
                          const char *folder);
+/* 0 or -errno; -EAGAIN: see restart_later. */
 int guest_start_worker(struct supervisor *s, struct guest *g);
 void guest_quit_worker(struct guest *g);
 void guest_send(struct guest *g, enum message_type type, uint32_t slot, int32_t status);
@@ -183,8 +184,8 @@ int publish_open(struct supervisor *s);
 void publish_device(struct supervisor *s, const struct node_id *id);
 /* Domains have ended: takes over the slots that one of them served. */
 void publish_released(struct supervisor *s);
-/* The slots of the guest, as bits, where this domain answers. */
-uint32_t guest_claimed_slots(struct supervisor *s, const struct guest *g);
+/* The slots of the guest, as bits, where this domain answers. -EAGAIN: xenstore does not tell now. */
+int guest_claimed_slots(struct supervisor *s, const struct guest *g, uint32_t *slots);
 /*
  * In a driver domain: names the device and its guest; its settings, which the caller frees. -ENOENT:
  * they are not there yet; -errno with a message.
@@ -210,6 +211,8 @@ bool wait_is_over(struct supervisor *s, const struct client *client, int64_t now
 int restart_create_state(struct guest *g);
 /* The worker has died, and its guest lives. True: a successor is started, or will be. */
 bool restart_worker(struct supervisor *s, struct guest *g, const char *why);
+/* A worker could not be started, for a reason that may pass: it is tried again soon. */
+void restart_later(struct guest *g, int error);
 void restart_due(struct supervisor *s, int64_t now);
 /* A device of the guest is served: after a restart, perhaps the last one. */
 void restart_added(struct guest *g);

@@ -156,18 +156,23 @@ static bool backend_is_dead(struct supervisor *s, uint32_t backend)
            xenstore_domain_name(s->xs, backend, name, sizeof(name)) == -ENOENT;
 }
 
-/* True if a domain that lives serves this device, and it is not this one. *slot is its slot. */
-static bool served_elsewhere(struct supervisor *s, const struct node_id *id, uint32_t *slot,
+/*
+ * 1 if a domain that lives serves this device, and it is not this one; 0 if not. *slot is its slot.
+ * -errno: not known.
+ */
+static int served_elsewhere(struct supervisor *s, const struct node_id *id, uint32_t *slot,
                              bool *is_dead)
 {
     struct device_node node;
     uint32_t backend;
     char ignored[CONFIG_ERROR_LEN];
+    int ret = xenstore_read_remote_node(s->xs, id, &backend, &node, ignored, sizeof(ignored));
 
     *is_dead = false;
-    if (xenstore_read_remote_node(s->xs, id, &backend, &node, ignored, sizeof(ignored)) < 0 ||
-        backend == xenstore_own_domid(s->xs))
-        return false;
+    if (ret < 0 && ret != -ENOENT && ret != -EINVAL)
+        return ret;
+    if (ret < 0 || backend == xenstore_own_domid(s->xs))
+        return 0;
     *slot = slot_of(&node);
     *is_dead = backend_is_dead(s, backend);
     return *slot < XEN_VIRTIO_SLOTS && !*is_dead;
@@ -175,36 +180,42 @@ static bool served_elsewhere(struct supervisor *s, const struct node_id *id, uin
 
 /*
  * dom0 answers wherever nobody else does, so that no access goes unanswered; a driver domain where its
- * devices are or shall be.
+ * devices are or shall be. dom0's answers come first: it must not claim what it does not know of.
  */
-uint32_t guest_claimed_slots(struct supervisor *s, const struct guest *g)
+int guest_claimed_slots(struct supervisor *s, const struct guest *g, uint32_t *slots)
 {
     struct node_id ids[64];
-    uint32_t slots = ALL_SLOTS;
     int n;
 
     if (is_driver_domain(s)) {
-        slots = 0;
+        *slots = 0;
         for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++)
             if (g->devices[i].used && g->devices[i].has_slot && g->devices[i].state != SERVED_GONE)
-                slots |= 1u << g->devices[i].slot;
-        return slots;
+                *slots |= 1u << g->devices[i].slot;
+        return 0;
     }
+    *slots = ALL_SLOTS;
     n = xenstore_list_remote_nodes(s->xs, g->domid, ids, (int)ARRAY_SIZE(ids));
+    if (n < 0)
+        return -EAGAIN;
     for (int i = 0; i < n; i++) {
         uint32_t slot;
         bool is_dead;
+        int ret = served_elsewhere(s, &ids[i], &slot, &is_dead);
 
-        if (served_elsewhere(s, &ids[i], &slot, &is_dead))
-            slots &= ~(1u << slot);
+        if (ret < 0)
+            return -EAGAIN;
+        if (ret == 1)
+            *slots &= ~(1u << slot);
     }
-    return slots;
+    return 0;
 }
 
 /* The backend of a device of this guest is dead. */
 static void take_slot(struct supervisor *s, uint32_t domid, uint32_t slot)
 {
     struct guest *g = guest_find(s, domid);
+    int ret;
 
     if (slot >= XEN_VIRTIO_SLOTS)
         return;
@@ -218,8 +229,13 @@ static void take_slot(struct supervisor *s, uint32_t domid, uint32_t slot)
         return;
     log_warning("domain %u (%s): the domain that served its devices is gone: reboot the guest",
                 g->domid, g->name);
-    if (guest_start_worker(s, g) < 0)
+    ret = guest_start_worker(s, g);
+    if (ret == -EAGAIN) {
+        restart_later(g, ret);
+    } else if (ret < 0) {
+        log_error("domain %u (%s): cannot start a worker: %s", g->domid, g->name, strerror(-ret));
         guest_free(s, g);
+    }
 }
 
 /*
@@ -231,10 +247,11 @@ void publish_released(struct supervisor *s)
 {
     uint32_t *domids;
     size_t n_domids;
+    int ret;
 
     if (!s->has_driver_domains || is_driver_domain(s))
         return;
-    domids = xenstore_list_guests(s->xs, &n_domids);
+    ret = xenstore_list_guests(s->xs, &domids, &n_domids);
     for (size_t i = 0; i < n_domids; i++) {
         struct node_id ids[64];
         int n;
@@ -242,15 +259,20 @@ void publish_released(struct supervisor *s)
         if (!xenstore_domain_alive(s->xs, domids[i]))
             continue;
         n = xenstore_list_remote_nodes(s->xs, domids[i], ids, (int)ARRAY_SIZE(ids));
+        ret = MIN(ret, n);
         for (int j = 0; j < n; j++) {
             uint32_t slot;
             bool is_dead;
+            int known = served_elsewhere(s, &ids[j], &slot, &is_dead);
 
-            (void)served_elsewhere(s, &ids[j], &slot, &is_dead);
+            ret = MIN(ret, known);
             if (is_dead)
                 take_slot(s, domids[i], slot);
         }
     }
+    if (ret < 0)
+        log_error("a domain has ended, and whether it served devices is not all known: %s",
+                  strerror(-ret));
     free(domids);
 }
 

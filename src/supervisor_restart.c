@@ -203,6 +203,13 @@ static int64_t delay_after(unsigned deaths)
     return delay;
 }
 
+void restart_later(struct guest *g, int error)
+{
+    log_warning("domain %u (%s): cannot start a worker: %s; it is tried again", g->domid, g->name,
+                strerror(-error));
+    g->restart_at_ns = monotonic_ns() + MAX(delay_after(g->deaths), DELAY_FIRST_NS);
+}
+
 /* What the worker died of, no memory perhaps, may stand in the way of its successor for a while, too. */
 static int start(struct supervisor *s, struct guest *g)
 {
@@ -211,9 +218,7 @@ static int start(struct supervisor *s, struct guest *g)
     if (ret == 0)
         return 0;
     if (++g->deaths <= DEATHS_MAX) {
-        log_warning("domain %u (%s): cannot start a worker: %s; it is tried again", g->domid, g->name,
-                    strerror(-ret));
-        g->restart_at_ns = monotonic_ns() + MAX(delay_after(g->deaths), DELAY_FIRST_NS);
+        restart_later(g, ret);
         return ret;
     }
     snprintf(g->failure, sizeof(g->failure), "cannot start a worker: %s", strerror(-ret));

@@ -20,7 +20,7 @@ static uint32_t find_domain(struct supervisor *s, const char *word)
     char *end;
     unsigned long number = strtoul(word, &end, 10);
 
-    domids = xenstore_list_guests(s->xs, &n);
+    (void)xenstore_list_guests(s->xs, &domids, &n);
     for (size_t i = 0; i < n; i++) {
         char name[64];
 
@@ -44,6 +44,10 @@ static bool all_ready(struct supervisor *s, uint32_t domid, char *why, size_t wh
     struct node_id ids[64];
     int n = xenstore_list_remote_nodes(s->xs, domid, ids, (int)ARRAY_SIZE(ids));
 
+    if (n < 0) {
+        snprintf(why, why_len, "its devices cannot be listed: %s", strerror(-n));
+        return false;
+    }
     for (int i = 0; i < n; i++) {
         struct device_node node;
         uint32_t backend;

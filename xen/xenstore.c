@@ -176,21 +176,40 @@ int xenstore_watch_devices(struct xenstore *xs)
     return 0;
 }
 
-uint32_t *store_list_numbers(struct xenstore *xs, const char *path, uint64_t max, size_t *n)
+int store_list_numbers(struct xenstore *xs, const char *path, uint64_t max, uint32_t **numbers,
+                       size_t *n)
 {
     unsigned int entries = 0;
     char **names = xs_directory(xs->xs, XBT_NULL, path, &entries);
-    uint32_t *numbers = names && entries ? calloc(entries, sizeof(*numbers)) : NULL;
 
     *n = 0;
-    for (unsigned int i = 0; numbers && i < entries; i++) {
+    *numbers = NULL;
+    if (!names)
+        return errno == ENOENT ? 0 : errno ? -errno : -EIO;
+    if (entries > 0)
+        *numbers = calloc(entries, sizeof(**numbers));
+    if (entries > 0 && !*numbers) {
+        free(names);
+        return -ENOMEM;
+    }
+    for (unsigned int i = 0; i < entries; i++) {
         uint64_t value;
 
         if (!store_parse_decimal(names[i], max, &value))
-            numbers[(*n)++] = (uint32_t)value;
+            (*numbers)[(*n)++] = (uint32_t)value;
     }
     free(names);
-    return numbers;
+    return 0;
+}
+
+/* For events: what they speak of is not looked at before the next one. */
+static void list_reported(struct xenstore *xs, const char *path, uint64_t max, uint32_t **numbers,
+                          size_t *n)
+{
+    int ret = store_list_numbers(xs, path, max, numbers, n);
+
+    if (ret < 0)
+        log_host("%s in xenstore cannot be listed: %s", path, strerror(-ret));
 }
 
 static void report_guest(struct xenstore *xs, enum node_kind kind, uint32_t domid)
@@ -200,7 +219,7 @@ static void report_guest(struct xenstore *xs, enum node_kind kind, uint32_t domi
     size_t n;
 
     snprintf(path, sizeof(path), "backend/%s/%" PRIu32, store_kinds[kind], domid);
-    devids = store_list_numbers(xs, path, UINT32_MAX, &n);
+    list_reported(xs, path, UINT32_MAX, &devids, &n);
     for (size_t i = 0; i < n; i++)
         report(xs, &(struct node_id){.kind = kind, .domid = domid, .devid = devids[i]});
     free(devids);
@@ -221,7 +240,7 @@ static void report_directory(struct xenstore *xs, const struct node_id *what, in
         return;
     }
     snprintf(path, sizeof(path), "backend/%s", store_kinds[what->kind]);
-    domids = store_list_numbers(xs, path, UINT16_MAX, &n);
+    list_reported(xs, path, UINT16_MAX, &domids, &n);
     for (size_t i = 0; i < n; i++)
         report_guest(xs, what->kind, domids[i]);
     free(domids);
@@ -351,20 +370,22 @@ static int compare_ids(const void *a, const void *b)
 
 int xenstore_list_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids, int max)
 {
-    int count = 0;
+    int count = 0, ret = 0;
 
-    for (size_t kind = 0; kind < ARRAY_SIZE(store_kinds); kind++) {
+    for (size_t kind = 0; kind < ARRAY_SIZE(store_kinds) && !ret; kind++) {
         char path[STORE_PATH_MAX];
         uint32_t *devids;
         size_t n;
 
         snprintf(path, sizeof(path), "backend/%s/%" PRIu32, store_kinds[kind], domid);
-        devids = store_list_numbers(xs, path, UINT32_MAX, &n);
+        ret = store_list_numbers(xs, path, UINT32_MAX, &devids, &n);
         for (size_t i = 0; i < n && count < max; i++)
             ids[count++] =
                 (struct node_id){.kind = (enum node_kind)kind, .domid = domid, .devid = devids[i]};
         free(devids);
     }
+    if (ret < 0)
+        return ret;
     if (count > 0)
         qsort(ids, (size_t)count, sizeof(*ids), compare_ids);
     return count;
@@ -456,10 +477,10 @@ bool xenstore_domain_alive(struct xenstore *xs, uint32_t domid)
     struct node_id id;
 
     /* A driver domain may neither ask for other domains nor look into their homes. Its own nodes of
-     * a guest are there as long as libxl has not taken the devices away. */
+     * a guest are there as long as libxl has not taken the devices away.
+     * No answer is not the answer no, which costs the guest its devices. */
     if (xs->own_domid != 0)
-        return xenstore_list_nodes(xs, domid, &id, 1) > 0;
-    /* No answer is not the answer no, which costs the guest its devices. */
+        return xenstore_list_nodes(xs, domid, &id, 1) != 0;
     errno = 0;
     if (!xs_is_domain_introduced(xs->xs, domid))
         return errno != 0;

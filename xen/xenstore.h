@@ -77,7 +77,8 @@ enum store_event xenstore_next_event(struct xenstore *xs, struct node_id *id);
  */
 int xenstore_read_node(struct xenstore *xs, const struct node_id *id, struct device_node *node,
                        char *error, size_t error_len);
-/* The nodes of one guest that exist now, in order of kind and devid, at most max; the count. */
+/* The nodes of one guest that exist now, in order of kind and devid, at most max; the count,
+ * or -errno. */
 int xenstore_list_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids, int max);
 
 /* Only if the node still exists (it is never created again by this). 0 or -errno. */
@@ -90,7 +91,7 @@ int xenstore_remove_node(struct xenstore *xs, const struct node_id *id);
 
 /*
  * True while the domain exists and is not dying. In a driver domain, which may not ask that: while
- * it has devices here.
+ * it has devices here. True also if that cannot be found out.
  */
 bool xenstore_domain_alive(struct xenstore *xs, uint32_t domid);
 /* The domain's name and UUID now; -ENOENT if it has none, -EACCES in a driver domain. */

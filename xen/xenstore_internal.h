@@ -38,8 +38,12 @@ ssize_t store_read(struct xenstore *xs, xs_transaction_t t, const char *path, ch
                    size_t size);
 /* False also if it cannot be looked at; errno says why. */
 bool store_exists(struct xenstore *xs, xs_transaction_t t, const char *path);
-/* All numbers in one directory, in xenstore's order. Returns a malloced array; *n = 0 if none. */
-uint32_t *store_list_numbers(struct xenstore *xs, const char *path, uint64_t max, size_t *n);
+/*
+ * All numbers in one directory, in xenstore's order: a malloced array; *n = 0 if none, also if there is
+ * no such directory. 0, or -errno with none.
+ */
+int store_list_numbers(struct xenstore *xs, const char *path, uint64_t max, uint32_t **numbers,
+                       size_t *n);
 
 /* xenstore_publish.c. True if the event is about what libxl notes of a guest's devices. */
 bool store_remote_event(struct xenstore *xs, const char *path);

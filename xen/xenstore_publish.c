@@ -52,40 +52,45 @@ static void add_remote(struct xenstore *xs, const struct node_id *id)
 
 int xenstore_list_remote_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids, int max)
 {
-    int count = 0;
+    int count = 0, ret = 0;
 
-    for (size_t kind = 0; kind < ARRAY_SIZE(store_kinds); kind++) {
+    for (size_t kind = 0; kind < ARRAY_SIZE(store_kinds) && !ret; kind++) {
         char path[PATH_LEN];
         uint32_t *devids;
         size_t n;
 
         snprintf(path, sizeof(path), "/libxl/%" PRIu32 "/device/%s", domid, store_kinds[kind]);
-        devids = store_list_numbers(xs, path, UINT32_MAX, &n);
+        ret = store_list_numbers(xs, path, UINT32_MAX, &devids, &n);
         for (size_t i = 0; i < n && count < max; i++)
             ids[count++] =
                 (struct node_id){.kind = (enum node_kind)kind, .domid = domid, .devid = devids[i]};
         free(devids);
     }
-    return count;
+    return ret < 0 ? ret : count;
 }
 
-uint32_t *xenstore_list_guests(struct xenstore *xs, size_t *n)
+int xenstore_list_guests(struct xenstore *xs, uint32_t **domids, size_t *n)
 {
-    return store_list_numbers(xs, "/libxl", UINT16_MAX, n);
+    return store_list_numbers(xs, "/libxl", UINT16_MAX, domids, n);
 }
 
 static void add_all(struct xenstore *xs)
 {
     size_t n_domids;
-    uint32_t *domids = xenstore_list_guests(xs, &n_domids);
+    uint32_t *domids;
+    int ret = xenstore_list_guests(xs, &domids, &n_domids);
 
     for (size_t i = 0; i < n_domids; i++) {
         struct node_id ids[64];
         int n = xenstore_list_remote_nodes(xs, domids[i], ids, (int)ARRAY_SIZE(ids));
 
+        if (n < 0)
+            ret = n;
         for (int j = 0; j < n; j++)
             add_remote(xs, &ids[j]);
     }
+    if (ret < 0)
+        log_host("the devices of guests cannot be listed: %s", strerror(-ret));
     free(domids);
 }
 
@@ -158,13 +163,15 @@ int xenstore_count_before(struct xenstore *xs, const struct node_id *id, uint16_
     char path[PATH_LEN], type[64];
     uint32_t *devids;
     size_t n;
-    int count = 0;
+    int count = 0, ret;
 
     snprintf(path, sizeof(path), "/libxl/%" PRIu32 "/device/%s", id->domid,
              store_kinds[NODE_VIRTIO]);
     if (!store_exists(xs, XBT_NULL, path))
         return errno ? -errno : -EIO;
-    devids = store_list_numbers(xs, path, UINT32_MAX, &n);
+    ret = store_list_numbers(xs, path, UINT32_MAX, &devids, &n);
+    if (ret < 0)
+        return ret;
     for (size_t i = 0; i < n; i++) {
         struct node_id other = {.kind = NODE_VIRTIO, .domid = id->domid, .devid = devids[i]};
         uint16_t number;

@@ -36,9 +36,9 @@ void publication_free(struct publication *publication);
 
 /* From here on STORE_REMOTE_NODE is reported; at first once for each device that exists. */
 int xenstore_watch_guests(struct xenstore *xs);
-/* All guests that libxl has notes of: a malloced array; *n = 0 if none. */
-uint32_t *xenstore_list_guests(struct xenstore *xs, size_t *n);
-/* All devices that libxl gave to this guest, at most max; the count. */
+/* All guests that libxl has notes of: a malloced array; *n = 0 if none. 0, or -errno with none. */
+int xenstore_list_guests(struct xenstore *xs, uint32_t **domids, size_t *n);
+/* All devices that libxl gave to this guest, at most max; the count, or -errno. */
 int xenstore_list_remote_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids, int max);
 /*
  * The device as libxl noted it for itself: neither the guest nor the driver domain can write there.

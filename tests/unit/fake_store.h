@@ -44,6 +44,7 @@ struct fake_store {
     unsigned n_nodes;
     struct store_note notes[STORE_NODES];
     unsigned n_notes;
+    int notes_error;         /* of each list of them, and each look at one; 0: none */
     struct {
         bool alive;
         bool is_made;    /* it has its name, but does not live yet */
@@ -238,22 +239,25 @@ static struct store_note *store_find_note(const struct node_id *id)
     return NULL;
 }
 
-uint32_t *xenstore_list_guests(struct xenstore *xs, size_t *n)
+int xenstore_list_guests(struct xenstore *xs, uint32_t **domids, size_t *n)
 {
-    uint32_t *domids = calloc(STORE_NODES, sizeof(*domids));
-
     (void)xs;
     *n = 0;
-    for (unsigned i = 0; domids != NULL && i < store->n_notes; i++)
+    *domids = store->notes_error == 0 ? calloc(STORE_NODES, sizeof(**domids)) : NULL;
+    if (*domids == NULL)
+        return store->notes_error;
+    for (unsigned i = 0; i < store->n_notes; i++)
         if (store->notes[i].exists)
-            domids[(*n)++] = store->notes[i].node.id.domid;
-    return domids;
+            (*domids)[(*n)++] = store->notes[i].node.id.domid;
+    return 0;
 }
 int xenstore_list_remote_nodes(struct xenstore *xs, uint32_t domid, struct node_id *ids, int max)
 {
     int found = 0;
 
     (void)xs;
+    if (store->notes_error != 0)
+        return store->notes_error;
     for (unsigned i = 0; i < store->n_notes && found < max; i++)
         if (store->notes[i].exists && store->notes[i].node.id.domid == domid)
             ids[found++] = store->notes[i].node.id;
@@ -266,8 +270,8 @@ int xenstore_read_remote_node(struct xenstore *xs, const struct node_id *id,
     const struct store_note *n = store_find_note(id);
 
     (void)xs, (void)error, (void)error_len;
-    if (n == NULL)
-        return -ENOENT;
+    if (n == NULL || store->notes_error != 0)
+        return n == NULL ? -ENOENT : store->notes_error;
     *node = n->node;
     *backend_domid = n->backend;
     return 0;

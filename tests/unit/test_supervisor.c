@@ -1109,6 +1109,27 @@ static void test_a_driver_domain_that_is_being_made(void **state)
     assert_int_equal(logged(" take ", NULL, 0), 0);
 }
 
+/* Who serves what is not known for a moment: dom0 waits before it answers in another's place. */
+static void test_notes_that_cannot_be_read(void **state)
+{
+    struct store_node *n;
+
+    (void)state;
+    write_file("etc/g1.conf", "[rng0]\nmax-bytes = 1000\n");
+    add_domain(5, "g1", "uuid-1");
+    add_domain(8, "driver", "uuid-8");
+    n = add_node(5, 0, RNG);
+    add_note(5, 3, 8);
+    store->notes_error = -ENOMEM;
+    start();
+    wait_until(strstr(ask("list\n"), "waiting") != NULL);
+    usleep(300000); /* it is tried twice or more */
+    assert_int_equal(worker_of(5), 0);
+    store->notes_error = 0;
+    wait_until(n->node.state == NODE_STATE_INIT_WAIT);
+    assert_int_equal(logged(" start 5 adopted 0 expected 0x1 claimed 0x7f7", NULL, 0), worker_of(5));
+}
+
 /* Others could have it remove and believe what they like. */
 static void test_a_folder_of_others_is_refused(void **state)
 {
@@ -1173,6 +1194,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_a_driver_domain_that_ended_before, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_driver_domain_that_ends_first, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_driver_domain_that_is_being_made, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_notes_that_cannot_be_read, set_up, tear_down),
         cmocka_unit_test(test_a_long_answer_is_whole),
         cmocka_unit_test_setup_teardown(test_a_folder_of_others_is_refused, set_up, tear_down),
     };

@@ -593,6 +593,63 @@ static void test_reason(void **state)
     assert_string_equal(why, "");
 }
 
+static int directory_error; /* 0: each directory has one number in it */
+
+char **__wrap_xs_directory(struct xs_handle *h, xs_transaction_t t, const char *path,
+                           unsigned int *num);
+char **__wrap_xs_directory(struct xs_handle *h, xs_transaction_t t, const char *path,
+                           unsigned int *num)
+{
+    char **names = calloc(1, sizeof(*names) + 2);
+
+    (void)h, (void)t, (void)path;
+    *num = 0;
+    assert_non_null(names);
+    if (directory_error) {
+        free(names);
+        errno = directory_error;
+        return NULL;
+    }
+    *num = 1;
+    names[0] = (char *)&names[1];
+    memcpy(names[0], "7", 2);
+    return names;
+}
+
+/* That something cannot be looked at does not mean that there is nothing. */
+static void test_directory_fails(void **state)
+{
+    struct xenstore xs = {.own_domid = 3};
+    struct node_id ids[4];
+    uint32_t *numbers;
+    size_t n;
+
+    (void)state;
+    directory_error = 0;
+    assert_int_equal(store_list_numbers(&xs, "x", UINT16_MAX, &numbers, &n), 0);
+    assert_int_equal(n, 1);
+    assert_int_equal(numbers[0], 7);
+    free(numbers);
+    assert_int_equal(xenstore_list_nodes(&xs, 5, ids, 4), 2);
+    assert_true(xenstore_domain_alive(&xs, 5));
+
+    directory_error = ENOENT;
+    assert_int_equal(store_list_numbers(&xs, "x", UINT16_MAX, &numbers, &n), 0);
+    assert_int_equal(n, 0);
+    assert_null(numbers);
+    assert_int_equal(xenstore_list_nodes(&xs, 5, ids, 4), 0);
+    assert_int_equal(xenstore_list_remote_nodes(&xs, 5, ids, 4), 0);
+    assert_false(xenstore_domain_alive(&xs, 5));
+
+    directory_error = ENOMEM;
+    assert_int_equal(store_list_numbers(&xs, "x", UINT16_MAX, &numbers, &n), -ENOMEM);
+    assert_int_equal(n, 0);
+    assert_null(numbers);
+    assert_int_equal(xenstore_list_nodes(&xs, 5, ids, 4), -ENOMEM);
+    assert_int_equal(xenstore_list_remote_nodes(&xs, 5, ids, 4), -ENOMEM);
+    assert_true(xenstore_domain_alive(&xs, 5));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -612,6 +669,7 @@ int main(void)
         cmocka_unit_test(test_short_error_buffer),
         cmocka_unit_test(test_paths),
         cmocka_unit_test(test_vm),
+        cmocka_unit_test(test_directory_fails),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
