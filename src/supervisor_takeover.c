@@ -260,16 +260,22 @@ bool takeover_possible(const char *run_dir)
 
 /* ---- taking over ---- */
 
-/* A domid may be another guest's by now. */
-static bool is_same_guest(struct supervisor *s, const struct guest_record *record)
+/* 1, 0, or -errno: it may be. A domid may be another guest's by now. */
+static int is_same_guest(struct supervisor *s, const struct guest_record *record)
 {
     char uuid[sizeof(record->uuid)] = "";
+    int ret, unknown = 0;
 
     if (!xenstore_domain_alive(s->xs, record->domid))
-        return false;
+        return 0;
     if (!is_driver_domain(s)) {
-        if (xenstore_domain_uuid(s->xs, record->domid, uuid, sizeof(uuid)) < 0)
+        ret = xenstore_domain_uuid(s->xs, record->domid, uuid, sizeof(uuid));
+        if (ret == -ENOENT || ret == -EINVAL || ret == -E2BIG) /* it has none, as make_identity sees it */
             uuid[0] = '\0';
+        else if (ret < 0)
+            return ret;
+        if (record->uuid[0] == '\0' && uuid[0] != '\0') /* it could not be read when it was to be recorded */
+            return -ENODATA;
         return strcmp(uuid, record->uuid) == 0;
     }
     for (uint32_t i = 0; i < record->n_devices; i++) {
@@ -278,13 +284,46 @@ static bool is_same_guest(struct supervisor *s, const struct guest_record *recor
                                    .devid = record->devices[i].devid};
         struct publication p;
 
-        if (xenstore_read_publication(s->xs, &id, &p) < 0)
+        ret = xenstore_read_publication(s->xs, &id, &p);
+        if (ret < 0) {
+            if (ret != -ENOENT)
+                unknown = ret;
             continue;
+        }
         snprintf(uuid, sizeof(uuid), "%s", p.uuid);
         publication_free(&p);
         return strcmp(uuid, record->uuid) == 0;
     }
-    return false;
+    return unknown;
+}
+
+/* A recorded device's node as it is now. */
+struct left_node {
+    int ret; /* of reading it: 0, -ENOENT or -EINVAL */
+    struct device_node node;
+};
+
+/* -errno: one of them cannot be read, and may well be what is served; says why. */
+static int read_nodes(struct supervisor *s, const struct guest_record *record,
+                      struct left_node *nodes, char *why, size_t why_len)
+{
+    for (uint32_t i = 0; i < record->n_devices; i++) {
+        const struct record_device *left = &record->devices[i];
+        const struct node_id id = {.kind = (enum node_kind)left->kind,
+                                   .domid = record->domid,
+                                   .devid = left->devid};
+        char error[CONFIG_ERROR_LEN] = "";
+        int ret = -ENOENT;
+
+        if (left->kind == NODE_VIRTIO || left->kind == NODE_VIRTIO_DISK)
+            ret = xenstore_read_node(s->xs, &id, &nodes[i].node, error, sizeof(error));
+        nodes[i].ret = ret;
+        if (ret < 0 && ret != -ENOENT && ret != -EINVAL) {
+            snprintf(why, why_len, "the node of a device of it cannot be read: %.300s", error);
+            return ret;
+        }
+    }
+    return 0;
 }
 
 /* The node as xl wrote it and as it was: the device is served on. */
@@ -311,18 +350,15 @@ static void open_early(const struct guest *g, struct served_device *d)
     d->reopen = false;
 }
 
-static bool take_device(struct supervisor *s, struct guest *g, struct served_device *d,
-                        const struct record_device *left)
+static bool take_device(struct guest *g, struct served_device *d,
+                        const struct record_device *left, const struct left_node *now)
 {
-    const struct node_id id = {.kind = (enum node_kind)left->kind,
-                               .domid = g->domid,
-                               .devid = left->devid};
     char error[CONFIG_ERROR_LEN];
     uint64_t slot;
 
     memset(d, 0, sizeof(*d));
-    if ((left->kind != NODE_VIRTIO && left->kind != NODE_VIRTIO_DISK) ||
-        xenstore_read_node(s->xs, &id, &d->node, error, sizeof(error)) < 0 ||
+    d->node = now->node;
+    if (now->ret < 0 ||
         device_config_decode(left->text, strlen(left->text), &d->config, error, sizeof(error)) < 0)
         return false; /* the node is gone, or the first event that tells of it says more */
     slot = (d->config.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT;
@@ -370,7 +406,7 @@ static void remove_links(const char *folder)
 }
 
 static void take_guest(struct supervisor *s, const char *folder, const struct guest_record *record,
-                       int orphan)
+                       const struct left_node *nodes, int orphan)
 {
     char path[192];
     struct guest *g = guest_new_as(s, record->domid, record->name, record->uuid);
@@ -383,7 +419,7 @@ static void take_guest(struct supervisor *s, const char *folder, const struct gu
         return;
     }
     for (uint32_t i = 0; i < record->n_devices; i++)
-        if (take_device(s, g, &g->devices[n], &record->devices[i]))
+        if (take_device(g, &g->devices[n], &record->devices[i], &nodes[i]))
             n++;
         else
             memset(&g->devices[n], 0, sizeof(g->devices[n]));
@@ -427,6 +463,7 @@ static bool take_folder(void *arg, uint32_t domid, const char *folder)
 {
     struct supervisor *s = arg;
     struct guest_record record;
+    static struct left_node nodes[RECORD_DEVICES_MAX];
     char why[CONFIG_ERROR_LEN + 64];
     int ret = read_left(folder, domid, &record, why, sizeof(why)), orphan;
 
@@ -438,12 +475,20 @@ static bool take_folder(void *arg, uint32_t domid, const char *folder)
         return true;
     }
     orphan = find_orphan(&record);
-    if (is_same_guest(s, &record) && orphan_runs(orphan) &&
-        !is_still_there(&record, why, sizeof(why))) {
+    ret = is_same_guest(s, &record);
+    if (ret < 0)
+        snprintf(why, sizeof(why), "whether it is still the same guest is not known: %s",
+                 strerror(-ret));
+    else if (ret == 1 && read_nodes(s, &record, nodes, why, sizeof(why)) < 0)
+        ret = -EIO;
+    else if (ret == 1 && orphan_runs(orphan) && !is_still_there(&record, why, sizeof(why)))
+        ret = -ESTALE;
+    if (ret < 0) { /* what is lost now does not come back; a viod that starts later may know more */
+        if (orphan >= 0)
+            close(orphan);
         leave_alone(s, domid, why);
-        close(orphan);
-    } else if (is_same_guest(s, &record)) {
-        take_guest(s, folder, &record, orphan);
+    } else if (ret == 1) {
+        take_guest(s, folder, &record, nodes, orphan);
     } else {
         if (orphan >= 0)
             log_info("domain %u (%s) has ended while no viod ran: so does its worker %d", domid,

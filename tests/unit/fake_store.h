@@ -50,6 +50,7 @@ struct fake_store {
         bool is_made;    /* it has its name, but does not live yet */
         char name[32], uuid[40];
     } domains[STORE_DOMAINS];
+    int uuid_error;          /* of each look at one; 0: none */
     _Atomic unsigned releases;
 };
 
@@ -218,6 +219,8 @@ int xenstore_domain_uuid(struct xenstore *xs, uint32_t domid, char *uuid, size_t
 {
     if (!xenstore_domain_alive(xs, domid))
         return -ENOENT;
+    if (store->uuid_error != 0)
+        return store->uuid_error;
     snprintf(uuid, len, "%s", store->domains[domid].uuid);
     return 0;
 }

@@ -669,6 +669,46 @@ static void test_what_is_damaged_is_left_alone(void **state)
     kill(before, SIGKILL);
 }
 
+/* Of a guest that lives, for all that is known: nothing of it ends. */
+static void test_a_guest_that_is_not_known_is_left_alone(void **state)
+{
+    struct guest_record record;
+    pid_t before;
+
+    (void)state;
+    serve_guest();
+    before = worker_of(5);
+    for (int i = 0; i < 3; i++) {
+        end(SIGKILL);
+        if (i == 0)
+            store->uuid_error = -EIO;
+        else if (i == 1)
+            nodes[1]->read_error = -EAGAIN;
+        else {
+            assert_int_equal(record_read(path_of("run/5"), &record), 0);
+            record.uuid[0] = '\0'; /* as if it could not be read then */
+            assert_int_equal(record_write(path_of("run/5"), &record), 0);
+        }
+        start();
+        assert_non_null(strstr(ask("show\tg1\n"), i == 1 ? "cannot be read" : "is not known"));
+        assert_int_equal(worker_of(5), before);
+        assert_true(runs(before));
+        for (unsigned k = 0; k < 3; k++)
+            assert_int_equal(nodes[k]->node.state, NODE_STATE_INIT_WAIT);
+        /* The next one knows more. */
+        end(SIGTERM);
+        store->uuid_error = nodes[1]->read_error = 0;
+        if (i == 2) {
+            snprintf(record.uuid, sizeof(record.uuid), "uuid-1");
+            assert_int_equal(record_write(path_of("run/5"), &record), 0);
+            record_free(&record);
+        }
+        start();
+        expect_taken_over(before, NULL);
+        before = worker_of(5);
+    }
+}
+
 /* Where the path of an image leads to another one now, what the guest writes does not go. */
 static void test_another_image_is_left_alone(void **state)
 {
@@ -1177,6 +1217,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_a_domid_is_used_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_another_version_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_is_damaged_is_left_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_guest_that_is_not_known_is_left_alone, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(test_another_image_is_left_alone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_connection_that_is_gone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_the_head_of_a_state_is_not_believed, set_up, tear_down),
