@@ -180,6 +180,10 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
         (void)xenstore_set_state(s->xs, id, NODE_STATE_CLOSED);
         return;
     }
+    if (node.online && d == NULL && g != NULL && g->state != WORKER_QUITTING &&
+        (node.state == NODE_STATE_INIT_WAIT || node.state == NODE_STATE_CONNECTED))
+        log_warning("domain %u (%s): device node %u of kind %s was served by an earlier viod, and is not "
+                    "as it was: reboot the guest", id->domid, g->name, id->devid, kind_of(id));
     if (node.state != NODE_STATE_INITIALISING || !node.online)
         return;
     if (g != NULL && g->state == WORKER_QUITTING) {
