@@ -186,6 +186,12 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
                     "as it was: reboot the guest", id->domid, g->name, id->devid, kind_of(id));
     if (node.state != NODE_STATE_INITIALISING || !node.online)
         return;
+    if (g != NULL && g->given_up && g->state != WORKER_QUITTING) {
+        log_error("domain %u (%s): device node %u of kind %s is not served: %s", id->domid, g->name,
+                  id->devid, kind_of(id), g->failure);
+        (void)xenstore_set_error(s->xs, id, g->failure);
+        return;
+    }
     if (g != NULL && g->state == WORKER_QUITTING) {
         g->rescan = true; /* a reused domid: the old worker has to go first */
         return;

@@ -378,6 +378,37 @@ struct guest *guest_new(struct supervisor *s, uint32_t domid)
     return g;
 }
 
+/*
+ * Its workers die one after the other, and its devices have failed. The IOREQ server is there as long as
+ * the guest, and a vCPU that touches a device waits for ever if nobody answers. So there is one more
+ * worker, which answers that all slots are empty.
+ */
+static void give_up(struct supervisor *s, struct guest *g, const char *why)
+{
+    bool is_first = !g->given_up && g->restarts > 0 && !s->stopping;
+    int ret;
+
+    takeover_forget(g);
+    g->given_up = true;
+    if (g->failure[0] == '\0')
+        snprintf(g->failure, sizeof(g->failure), "%s", why);
+    if (is_first) {
+        g->adopted = g->sacrificed = 0;
+        g->restart_at_ns = 0;
+        ret = guest_start_worker(s, g);
+        if (ret == 0) {
+            log_warning("domain %u (%s): it goes on without its devices, and finds their slots empty: "
+                        "reboot the guest", g->domid, g->name);
+            return;
+        }
+        log_error("domain %u (%s): cannot start a worker: %s", g->domid, g->name, strerror(-ret));
+    }
+    log_error("domain %u (%s): nobody answers for its devices any more: a virtual CPU that touches one "
+              "waits for ever; destroy the guest", g->domid, g->name);
+    g->state = WORKER_QUITTING; /* stays to be looked at until the domain is gone */
+    g->kill_at_ns = 0;
+}
+
 /* The process is gone. Its guest may be gone too, or it has lost its devices. */
 static void worker_ended(struct supervisor *s, struct guest *g, int status)
 {
@@ -394,7 +425,7 @@ static void worker_ended(struct supervisor *s, struct guest *g, int status)
     if (g->socket >= 0)
         close(g->socket);
     g->socket = -1;
-    if (!expected && xenstore_domain_alive(s->xs, domid) && restart_worker(s, g, why))
+    if (!expected && !g->given_up && xenstore_domain_alive(s->xs, domid) && restart_worker(s, g, why))
         return;
     if (!expected)
         log_error("domain %u (%s): %s", domid, g->name, g->failure[0] != '\0' ? g->failure : why);
@@ -418,9 +449,7 @@ static void worker_ended(struct supervisor *s, struct guest *g, int status)
         if (rescan && !s->stopping)
             guest_scan(s, domid);
     } else {
-        takeover_forget(g);
-        g->state = WORKER_QUITTING; /* stays to be looked at until the domain is gone */
-        g->kill_at_ns = 0;
+        give_up(s, g, why);
     }
 }
 

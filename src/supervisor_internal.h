@@ -70,6 +70,7 @@ struct guest {
     int64_t started_ns, died_ns;
     int64_t restart_at_ns;       /* a successor is to be started then, or devices opened; 0: none */
     struct served_device devices[2 * STATS_DEVICES_MAX]; /* twice: old ones stay to be looked at */
+    bool given_up;               /* its last worker has no devices, and no successor */
     bool rescan;                 /* nodes were seen that wait for this worker's end */
     char failure[CONFIG_ERROR_LEN]; /* why it cannot be served at all */
 };

@@ -23,8 +23,10 @@
 /* One that lived this long did not die of what it had found. */
 #define SOON_NS (INT64_C(10) * 1000000000)
 /* Deaths in a row for which no device is to blame, without a request done in between, until the guest
- * is given up. */
+ * is given up. (Fewer in a test, which has no minute to wait.) */
+#ifndef DEATHS_MAX
 #define DEATHS_MAX 16u
+#endif
 /* With requests done in between, the next one starts at once, but not more often than this for long:
  * a guest that has found how to kill its worker must not keep the host busy. */
 #define PACE_NS (INT64_C(500) * 1000000)

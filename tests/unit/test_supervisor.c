@@ -123,6 +123,8 @@ static int worker(void)
                 say_text(MESSAGE_ADD_FAILED, message.slot, -EINVAL, "red \033[31m\nok\x7f");
             else if (strstr(message.text, "max-bytes=667") != NULL)
                 close(3); /* and it lives on */
+            else if (strstr(message.text, "max-bytes=669") != NULL)
+                return EXIT_FAILURE;
             else if (strstr(message.text, "max-bytes=668") != NULL)
                 give();
             else
@@ -1025,6 +1027,53 @@ static void test_a_worker_that_hangs_up_is_ended(void **state)
     supervisor = 0;
 }
 
+/* Worker after worker dies of what it serves: one that serves nothing answers the guest's accesses. */
+static void test_a_guest_that_is_given_up_is_answered(void **state)
+{
+    static const char empty[] = " start %d adopted 0 expected 0 claimed 0x7ff";
+    struct store_node *n[2], *late;
+    char line[64];
+    pid_t last[2];
+
+    (void)state;
+    write_file("etc/g1.conf", "[rng0]\nmax-bytes = 669\n");
+    write_file("etc/g2.conf", "[rng0]\nmax-bytes = 669\n");
+    add_domain(5, "g1", "uuid-1");
+    add_domain(6, "g2", "uuid-2");
+    for (uint32_t i = 0; i < 2; i++)
+        n[i] = add_node(5 + i, 0, RNG);
+    start();
+    for (int i = 0; i < 2; i++) {
+        snprintf(line, sizeof(line), empty, 5 + i);
+        wait_until(logged(line, NULL, 0) != 0);
+        last[i] = logged(line, NULL, 0);
+        assert_true(runs(last[i]));
+        assert_int_equal(n[i]->node.state, NODE_STATE_CLOSED);
+        assert_string_equal(n[i]->error, "the worker ended with status 1");
+    }
+    assert_non_null(strstr(ask("show\tg1\n"), "  problem     the worker ended with status 1\n"));
+    /* It gets nothing to die of. */
+    late = add_node(5, 1, RNG);
+    wait_until(late->error[0] != '\0');
+    assert_int_equal(late->node.state, NODE_STATE_INITIALISING);
+    late->exists = false;
+    /* If it dies all the same, it is the last one. */
+    kill(last[0], SIGKILL);
+    wait_until(strstr(ask("--json\tshow\tg1\n"), "\"pid\":-1") != NULL);
+    usleep(300000);
+    assert_int_equal(worker_of(5), last[0]);
+    release(5);
+    wait_until(access(path_of("run/5"), F_OK) != 0);
+    /* Nor does it end with its supervisor. */
+    end(SIGKILL);
+    start();
+    wait_until(worker_of(6) != last[1]);
+    assert_int_equal(logged(line, NULL, 0), worker_of(6));
+    wait_until(!runs(last[1]));
+    release(6);
+    wait_until(!runs(worker_of(6)));
+}
+
 /* Nor one that sends descriptors: to close them might keep the supervisor from its work. */
 static void test_a_worker_that_gives_is_ended(void **state)
 {
@@ -1231,6 +1280,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_no_worker_can_be_started, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_names_without_a_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_workers_say_is_printable, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_guest_that_is_given_up_is_answered, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_gives_is_ended, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_worker_that_hangs_up_is_ended, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_driver_domain_that_ended_before, set_up, tear_down),
