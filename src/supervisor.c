@@ -46,29 +46,44 @@ static void remove_device(struct guest *g, struct supervisor *s, struct served_d
     }
 }
 
+static const char *kind_of(const struct node_id *id)
+{
+    return id->kind == NODE_VIRTIO ? "virtio" : "virtio_disk";
+}
+
 static struct served_device *new_device(struct guest *g, const struct device_node *node)
 {
-    for (int pass = 0; pass < 2; pass++)
-        for (size_t i = 0; i < ARRAY_SIZE(g->devices); i++) {
-            struct served_device *d = &g->devices[i];
+    struct served_device *d = guest_find_node(g, &node->id); /* gone, or none */
 
-            if (!d->used || (pass == 1 && d->state == SERVED_GONE)) {
-                memset(d, 0, sizeof(*d));
-                d->used = true;
-                d->node = *node;
-                return d;
-            }
-        }
-    return NULL;
+    for (int pass = 0; d == NULL && pass < 2; pass++)
+        for (size_t i = 0; d == NULL && i < ARRAY_SIZE(g->devices); i++)
+            if (!g->devices[i].used || (pass == 1 && g->devices[i].state == SERVED_GONE))
+                d = &g->devices[i];
+    if (d == NULL)
+        return NULL;
+    memset(d, 0, sizeof(*d));
+    d->used = true;
+    d->node = *node;
+    return d;
 }
 
 /* A new device of the guest, which is made if it is not known; NULL: it cannot be. */
 static struct served_device *add_device(struct supervisor *s, struct guest **g,
                                         const struct device_node *node)
 {
+    static const char why[] = "there is no room for it: more than twice the slots that exist, or out of "
+                              "memory";
+    struct served_device *d;
+
     if (*g == NULL)
         *g = guest_new(s, node->id.domid);
-    return *g != NULL ? new_device(*g, node) : NULL;
+    d = *g != NULL ? new_device(*g, node) : NULL;
+    if (d == NULL) {
+        log_error("domain %u: device node %u of kind %s is not served: %s", node->id.domid, node->id.devid,
+                  kind_of(&node->id), why);
+        (void)xenstore_set_error(s->xs, &node->id, why);
+    }
+    return d;
 }
 
 /* Even if the device failed: an access where no IOREQ server listens makes the guest panic. */
@@ -90,11 +105,6 @@ static void start_worker(struct supervisor *s, struct guest *g, struct served_de
     }
     if (d->state != SERVED_FAILED)
         device_fail(s, g, d, g->failure);
-}
-
-static const char *kind_of(const struct node_id *id)
-{
-    return id->kind == NODE_VIRTIO ? "virtio" : "virtio_disk";
 }
 
 /* A node that is wrong is not served, but seen: by those who ask for it, and when it is to go. */
@@ -198,7 +208,7 @@ static void node_changed(struct supervisor *s, const struct node_id *id)
     }
     d = add_device(s, &g, &node);
     if (d == NULL)
-        return; /* more than twice the slots that exist: not written by xl */
+        return; /* not written by xl */
     if (g->state != WORKER_QUITTING) /* one that is starting reads it afterwards */
         guest_send(g, MESSAGE_EXPECT,
                     (uint32_t)((node.base - XEN_VIRTIO_MMIO_BASE) / XEN_VIRTIO_MMIO_SLOT), 1);

@@ -49,23 +49,37 @@ struct guest *supervisor_find_guest(struct supervisor *s, const char *word)
     return *word != '\0' && *end == '\0' ? guest_find(s, (uint32_t)domid) : NULL;
 }
 
+/* One that is gone stays to be looked at, until there is another one of its name or node. */
 struct served_device *guest_find_device(struct guest *guest, const char *name)
 {
-    for (size_t i = 0; i < ARRAY_SIZE(guest->devices); i++)
-        if (guest->devices[i].used && strcmp(guest->devices[i].name, name) == 0)
-            return &guest->devices[i];
-    return NULL;
+    struct served_device *gone = NULL;
+
+    for (size_t i = 0; i < ARRAY_SIZE(guest->devices); i++) {
+        struct served_device *d = &guest->devices[i];
+
+        if (!d->used || strcmp(d->name, name) != 0)
+            continue;
+        if (d->state != SERVED_GONE)
+            return d;
+        gone = d;
+    }
+    return gone;
 }
 
 struct served_device *guest_find_node(struct guest *guest, const struct node_id *id)
 {
-    for (size_t i = 0; i < ARRAY_SIZE(guest->devices); i++) {
-        const struct node_id *it = &guest->devices[i].node.id;
+    struct served_device *gone = NULL;
 
-        if (guest->devices[i].used && it->kind == id->kind && it->devid == id->devid)
-            return &guest->devices[i];
+    for (size_t i = 0; i < ARRAY_SIZE(guest->devices); i++) {
+        struct served_device *d = &guest->devices[i];
+
+        if (!d->used || d->node.id.kind != id->kind || d->node.id.devid != id->devid)
+            continue;
+        if (d->state != SERVED_GONE)
+            return d;
+        gone = d;
     }
-    return NULL;
+    return gone;
 }
 
 struct served_device *guest_find_slot(struct guest *guest, uint32_t slot)

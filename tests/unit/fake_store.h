@@ -19,7 +19,7 @@
 #include "xen/xenstore.h"
 #include "xen/xenstore_publish.h"
 
-#define STORE_NODES 16
+#define STORE_NODES 32
 #define STORE_DOMAINS 64
 
 struct store_node {

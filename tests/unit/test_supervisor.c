@@ -952,6 +952,52 @@ static void test_a_node_that_is_wrong(void **state)
     wait_until(n->node.state == NODE_STATE_CLOSED);
 }
 
+/* xl block-detach and block-attach: what is gone hides nothing of what is there. */
+static void test_a_device_comes_and_goes(void **state)
+{
+    struct store_node *n;
+
+    (void)state;
+    serve_guest();
+    n = nodes[0];
+    for (unsigned i = 0; i < 4; i++) {
+        n->node.state = NODE_STATE_CLOSING;
+        store_changed(n);
+        wait_until(n->node.state == NODE_STATE_CLOSED);
+        n->exists = false;
+        store_changed(n);
+        assert_non_null(strstr(ask("show\tg1\trng0\n"), "rng0: rng, closed"));
+        n->node.base = XEN_VIRTIO_MMIO_BASE + (5 + i) * XEN_VIRTIO_MMIO_SLOT;
+        n->node.state = NODE_STATE_INITIALISING;
+        n->exists = true;
+        store_changed(n);
+        wait_until(n->node.state == NODE_STATE_INIT_WAIT);
+        store_changed(n);
+        assert_non_null(strstr(ask("list\n"), "rng0       rng    ready"));
+        assert_non_null(strstr(ask("show\tg1\trng0\n"), "rng0: rng, ready"));
+        assert_null(strstr(ask("show\tg1\n"), "rng0: rng, closed"));
+    }
+    assert_string_equal(n->error, "");
+}
+
+/* As no xl writes them. */
+static void test_too_many_nodes(void **state)
+{
+    struct store_node *n = NULL;
+
+    (void)state;
+    write_file("etc/g1.conf", "");
+    add_domain(5, "g1", "uuid-1");
+    start();
+    for (uint32_t i = 0; i < 23; i++) {
+        n = add_node(5, i, RNG);
+        snprintf(n->wrong, sizeof(n->wrong), "base is wrong");
+        store_changed(n);
+    }
+    wait_until(strstr(n->error, "there is no room for it") != NULL);
+    wait_until(worker_of(5) != 0); /* the end of the test knows it by its log */
+}
+
 static void test_no_worker_can_be_started(void **state)
 {
     struct store_node *n[2];
@@ -1277,6 +1323,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_a_node_that_cannot_be_read_is_served_on, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_a_node_that_is_wrong, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_device_comes_and_goes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_too_many_nodes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_worker_can_be_started, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_names_without_a_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_workers_say_is_printable, set_up, tear_down),
