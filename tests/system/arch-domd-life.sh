@@ -20,10 +20,11 @@ must "viod starts in it" domd_viod
 check "viod ends in the driver domain" domu_run domd 'kill $(pgrep -of "^viod"); for _ in {1..100}; do
     pgrep -f "^viod" >/dev/null || exit 0; sleep 0.1; done; exit 1'
 check "a guest is created paused" xl create -p "$EXAMPLES/two-backends.cfg"
+must "dom0's device is served" wait_for 60 'served two-backends blk0'
 check "viodctl wait says who is not ready" eval \
     '! viodctl wait two-backends 1 2>wait.out && grep -q "blk1, served by domain $domd" wait.out'
 must "viod starts there again" domd_viod
-check "the devices become ready" viodctl wait two-backends 60
+check "the devices become ready" viodctl wait two-backends "$LONG"
 xl unpause two-backends
 must "the guest comes up" up two-backends
 check "both of its backends serve it" guest two-backends "$both_disks"
@@ -32,7 +33,8 @@ check "both of its backends serve it" guest two-backends "$both_disks"
 domu_destroy two-backends
 sed -i 's/^serial = FROM-DOMD/&-WITH-MORE-THAN-20/' /etc/viod/two-backends.conf
 check "a guest with a mistake in its file is created" xl create "$EXAMPLES/two-backends.cfg"
-check "the mistake is named" eval '! viodctl wait two-backends 5 2>wait.out &&
+# Which says what it knows when its time is up; the mistake has to go to the driver domain and back.
+check "the mistake is named" wait_for "$LONG" '! viodctl wait two-backends 1 2>wait.out &&
     { grep -E "blk1.*in domain 0: /etc/viod/two-backends.conf:[0-9]+: " wait.out || { cat wait.out; false; }; }'
 check "the guest comes up without this device" up two-backends
 check "but with those of dom0" guest two-backends '[[ $(ls -d /sys/block/vd? | wc -l) == 2 ]] && disk FROM-DOM0'
@@ -51,7 +53,7 @@ guest_job two-backends '(dd if=$(disk FROM-DOMD) of=/dev/null bs=4k count=1 ifla
 check_job "the guest touches a device of it, and lives" "$job"
 check "dom0's device goes on" guest two-backends "$(fio_verify '$(disk FROM-DOM0)' 8 2)"
 check "the guest is destroyed" domu_destroy two-backends
-check "nothing of it is left" wait_for 30 'domu_gone two-backends'
+check "nothing of it is left" wait_for "$LONG" 'domu_gone two-backends'
 check "nor a worker" wait_for 60 no_workers
 # --- a policy that does not allow it --------------------------------------------------------------------
 must "a driver domain of another type comes up" plain_driver_domain xen_privcmd.unrestricted=1 \

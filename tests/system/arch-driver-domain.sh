@@ -54,9 +54,9 @@ check "its devices of the driver domain have grants" grants two-backends 2
 for round in 1 2; do
     [[ $round == 1 ]] || guest_cfg=without-grants.cfg
     check "$round: the guest is destroyed" domu_destroy two-backends
-    check "$round: the driver domain has removed its nodes" wait_for 30 "no_domd_node $guest"
-    check "$round: no domain without a name is left" wait_for 30 'domu_gone two-backends'
-    check "$round: nor a worker in the driver domain" wait_for 30 \
+    check "$round: the driver domain has removed its nodes" wait_for "$LONG" "no_domd_node $guest"
+    check "$round: no domain without a name is left" wait_for "$LONG" 'domu_gone two-backends'
+    check "$round: nor a worker in the driver domain" wait_for "$LONG" \
         'domu_run domd "! pgrep -x viod-worker && ! viodctl list | grep two-backends"'
     must "$round: it is there again" create_guest
     guest=$(domu_id two-backends)

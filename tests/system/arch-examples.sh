@@ -41,7 +41,7 @@ use_init "$DOMU_ROOT1"
 link /dev/vg0/one-image "$DOMU_ROOT1"
 ip link add xenbr0 type bridge && ip addr add 192.168.77.1/24 dev xenbr0 && ip link set xenbr0 up
 must "xl creates the guest of one-image.cfg" xl create "$EXAMPLES/one-image.cfg"
-check "all of its devices become ready" viodctl wait one-image 60
+check "all of its devices become ready" viodctl wait one-image "$LONG"
 must "it comes up" up one-image
 check "it has no device of the machine" guest one-image '! ls -d /proc/device-tree/passthrough'
 check "its disk is verified" guest one-image "$(fio_verify /verify 4 2)"

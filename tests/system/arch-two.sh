@@ -19,7 +19,7 @@ must "it has a bridge, images, and an answer for those who call" domu_run domd \
     'ip link add br0 type bridge && ip addr add 10.0.0.1/24 dev br0 && ip link set br0 up &&
     truncate -s 16M /var/lib/viod/g1.img /var/lib/viod/g2.img /var/lib/viod/pv.img &&
     losetup /dev/loop0 /var/lib/viod/pv.img || exit 1
-    setsid socat TCP-LISTEN:5000,fork,reuseaddr PIPE >/dev/null 2>&1 </dev/null &'
+    setsid socat -t 300 TCP-LISTEN:5000,fork,reuseaddr PIPE >/dev/null 2>&1 </dev/null &'
 # What xl devd does in a driver domain, with the rig's short script.
 must "and hotplug for PV disks" domu_run domd 'setsid bash -c "while sleep 0.2; do
     for guest in \$(xenstore-list backend/vbd 2>/dev/null); do
@@ -60,7 +60,7 @@ domu_config g1 root=/dev/vda "virtio=$virtio" \
     "disk=[$(root_disk "$DOMU_ROOT1"),\"format=raw,vdev=xvdc,access=w,backendtype=phy,backend=domd,target=/dev/loop0\"]" >g1.cfg
 domu_config g2 root=/dev/vda "virtio=$virtio" "disk=[$(root_disk "$DOMU_ROOT2")]" >g2.cfg
 create() {
-    xl create -p "$1.cfg" >/dev/null && viodctl wait "$1" 60 && xl unpause "$1" && up "$1"
+    xl create -p "$1.cfg" >/dev/null && viodctl wait "$1" "$LONG" && xl unpause "$1" && up "$1"
 }
 for name in g1 g2; do
     check "$name: viodctl check has no objection" viodctl check $name.cfg
@@ -123,14 +123,14 @@ guest g2 sync
 check "g2 is destroyed under load" domu_destroy g2
 domu_wait "$job" >/dev/null
 check "it is gone" wait_for 60 domu_gone g2
-check "the driver domain has removed its nodes" wait_for 30 "no_domd_node $old"
+check "the driver domain has removed its nodes" wait_for "$LONG" "no_domd_node $old"
 check "dom0, too" no_node "$old"
 check "g1 goes on" goes_on g1
 must "g2 is there again" create g2
 must "g2: its network works" network g2 3
 old=$(domu_id g2)
 check "g2 reboots" domu_reboot g2 "$LONG"
-check "the driver domain has removed the nodes of before" wait_for 30 "no_domd_node $old"
+check "the driver domain has removed the nodes of before" wait_for "$LONG" "no_domd_node $old"
 must "g2: its network works" network g2 3
 guest_job g2 "$all_g2"
 check "g2: its disks of both domains move" goes_on g2

@@ -65,10 +65,12 @@ no_node() {
     [[ -z $left ]] || { printf '%s\n' "$left"; return 1; }
 }
 no_errors() {
-    local found
-    found=$(viodctl --json list | jq -r '.[] | .name as $n | .devices[] |
+    local list found
+    list=$(viodctl --json list) && jq -e 'length > 0' <<<"$list" >/dev/null ||
+        { echo "no guest to ask for: $list"; return 1; }
+    found=$(jq -r '.[] | .name as $n | .devices[] |
         select((.errors // 0) + (.needs_reset // 0) > 0) |
-        "\($n) \(.name): \(.errors) errors, \(.needs_reset) needs-reset"')
+        "\($n) \(.name): \(.errors) errors, \(.needs_reset) needs-reset"' <<<"$list")
     [[ -z $found ]] || { printf '%s\n' "$found"; return 1; }
 }
 # start_viod: as its unit does, for tests that have stopped it or booted with --no-viod.

@@ -61,7 +61,8 @@ END'
 path() { case $1 in 4) echo /tmp/p4.sock ;; *) echo "/run/viod/g1/p$1" ;; esac; }
 head -c "$size" /run/viod/g1/p1 >/tmp/out1 &
 for i in 2 3 4 5 6; do socat -u "UNIX-CONNECT:$(path "$i")" "CREATE:/tmp/out$i" & done
-check "readers are seen" wait_for 60 '[[ $(port_state g1 p1 host_open)$(port_state g1 p6 host_open) == truetrue ]]'
+readers() { local i; for i in {1..6}; do [[ $(port_state g1 "p$i" host_open) == true ]] || return 1; done; }
+check "readers are seen" wait_for 60 readers
 start=$SECONDS
 sums=$(in_guest 'for i in {1..8}; do bash /tmp/data.sh $i >$(port p$i) & done; wait
     for i in {1..8}; do bash /tmp/data.sh $i | md5sum | cut -d" " -f1; done')

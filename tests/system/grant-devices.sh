@@ -34,6 +34,7 @@ done
 must "it has an interface" nguest g1 'n=$(nic) && ip link set $n up && ip addr add 10.0.0.2/24 dev $n'
 check "ping" ping -c 3 -W 20 10.0.0.2
 iperf3 -s -D --logfile /tmp/iperf3.log
+wait_for 60 "ss -ltn | grep -q ':5201 '"
 for reverse in '' -R; do
     result=$(iperf g1 -t 2 -P 2 $reverse)
     check "TCP ${reverse:+back}" at_least 500000 "$result" .end.sum_received.bytes
@@ -46,9 +47,9 @@ check "the console's port" guest g1 'for p in /sys/class/virtio-ports/*; do
 check "all of it arrives" wait_for 60 '[[ $(md5sum </tmp/port.out) == $(seq 20000 | md5sum) ]]'
 
 # All at once: vsock there and back, frames, random numbers, the root disk past its cache.
-dom0_serves 5000 fork,backlog=16 PIPE
+dom0_serves 5000 fork,backlog=16 PIPE -t 300
 guest_job g1 'head -c 1000000 /dev/urandom >/tmp/in; for i in 1 2 3 4; do
-    socat -t 300 - VSOCK-CONNECT:2:5000 </tmp/in >/tmp/out.$i & done; wait
+    socat -t 300 - VSOCK-CONNECT:2:5000,'$patient' </tmp/in >/tmp/out.$i & done; wait
     for i in 1 2 3 4; do cmp /tmp/in /tmp/out.$i || exit 1; done'
 vsock=$job
 guest_job g1 "truncate -s 16M /data; $(fio_verify /data 8 4 --bs=4k-128k)"

@@ -48,14 +48,20 @@ for name in copied mapped; do
     check "$name: nothing stays mapped" wait_for 60 "[[ \$(show g1 .granted_kib) == $idle ]]"
     check "$name: requests failed" test "$(errors_of)" -gt 10
     printf '        %d calls that map\n' $(($(show g1 .grant_maps) - maps))
-    check "$name: its driver takes it again" guest g1 'echo $(</run/device) >/sys/bus/platform/drivers/virtio-mmio/bind &&
-        for _ in {1..300}; do disk '$name' && exit; sleep 0.1; done; exit 1'
-    check "$name: and it works" guest g1 "$(fio_verify "\$(disk $name)" 4 1)"
     check_job "$name: the guest's other disk did not notice" "$other"
 done
 check "the worker is the same" same "$(worker g1)" "$pid"
 check "it was never restarted" same "$(show g1 .restarts)" 0
 check "the log is no longer for it" test "$(grep -c '' "$VIOD_LOG")" -lt 400
+# That they work again, the hostile driver has seen; Linux's own takes them in the next boot only: its memory of a
+# device's grants is freed and not forgotten when the transport's driver lets go (grant-dma-ops.c), so that after
+# a bind it depends on who has that memory whether the device counts as broken.
+must "the guest reboots" domu_reboot g1 "$LONG"
+check "xenstore has nothing of the one before" no_node "$id"
+id=$(domu_id g1)
+for name in copied mapped; do
+    check "$name: Linux's driver takes it, and it works" guest g1 "$(fio_verify "\$(disk $name)" 4 1)"
+done
 check "xl destroy" domu_destroy g1
 check "no zombie" wait_for 60 domu_gone g1
 check "xenstore has nothing of it" no_node "$id"

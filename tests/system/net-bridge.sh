@@ -93,6 +93,8 @@ import socket, sys, time
 SOL_UDP, UDP_SEGMENT, SIZE, MANY, TIMES = 17, 103, 1400, 42, 20
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 if sys.argv[1] == "receive":
+    # Room for all of them: the guest may not run for a while. SO_RCVBUFFORCE.
+    s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
     s.bind(("", 5002))
     open("/tmp/bound", "w").close()
     s.settimeout(60)

@@ -31,6 +31,7 @@ check "ethtool -k: UDP segmentation can be had" nguest g1 'ethtool -k $(nic) | g
 
 check "ping" ping -c 3 -W 20 10.0.0.2
 iperf3 -s -D --logfile /tmp/iperf3.log
+wait_for 60 "ss -ltn | grep -q ':5201 '"
 received='.end.sum_received.bytes'
 check "TCP to dom0, 8 streams" at_least 1000000 "$(iperf g1 -t 3 -P 8)" "$received"
 check "TCP to the guest, 8 streams" at_least 1000000 "$(iperf g1 -t 3 -P 8 -R)" "$received"

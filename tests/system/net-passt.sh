@@ -38,9 +38,11 @@ check "it is the host's" nguest g1 'ip -4 addr show dev $(nic) | grep -F 192.0.2
 mkdir -p /tmp/www && head -c 8M /dev/urandom >/tmp/www/file
 sum=$(md5sum </tmp/www/file)
 socat -U TCP-LISTEN:8000,bind=127.0.0.1,reuseaddr,fork OPEN:/tmp/www/file,rdonly &
+wait_for 60 "ss -ltn | grep -q ':8000 '"
 check "8 MiB from dom0" same "$(nguest g1 'socat -u TCP:192.0.2.1:8000 STDOUT | md5sum')" "$sum"
 # It is killed under load.
 socat -U TCP-LISTEN:8001,bind=127.0.0.1,reuseaddr,fork OPEN:/dev/zero,rdonly &
+wait_for 60 "ss -ltn | grep -q ':8001 '"
 before=$(number g1 .rx.bytes)
 nguest_job g1 'timeout 60 socat -u TCP:192.0.2.1:8001 OPEN:/dev/null; true'
 load=$job

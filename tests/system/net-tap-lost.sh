@@ -19,6 +19,7 @@ must "it has an interface" nguest g1 'n=$(nic) && ip link set $n up && ip addr a
 tap=viod$(domu_id g1).0
 pid=$(worker g1)
 iperf3 -s -D --logfile /tmp/iperf3.log
+wait_for 60 "ss -ltn | grep -q ':5201 '"
 check "ping" ping -c 2 -W 20 10.0.0.2
 changes() { number g1 .config_changes; }
 tap_index() { cat "/sys/class/net/$tap/ifindex" 2>/dev/null; }
@@ -47,7 +48,7 @@ check "without a bridge there is no link" wait_for "$LONG" 'nguest g1 "[[ \$(<\"
 sleep 4
 check "the log says why, once" same "$(grep -c 'no new interface' "$VIOD_LOG")" 1
 check "and what to do" logged 'there is no bridge "xenbr0": make it'
-check "frames that the guest sends are dropped" nguest g1 'ip link set $(nic) up; true'
+check "the guest runs on" nguest g1 'ip link set $(nic) up && sleep 1'
 new_bridge xenbr0 10.0.0.1/24
 check "with the bridge comes a TAP" wait_for 60 'has_tap 0'
 check "and the guest answers" wait_for "$LONG" 'ping -c 1 -W 5 10.0.0.2 >/dev/null'

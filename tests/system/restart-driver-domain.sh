@@ -34,7 +34,7 @@ for ((n = 1; n <= KILLS; n++)); do
     domd_viod || give_up "end $n: viod does not start again in the driver domain"
     end_viod $signal || give_up "end $n: viod does not end in dom0"
     start_viod || give_up "end $n: viod does not start again in dom0"
-    viodctl wait two-backends 60 || give_up "end $n: not all devices are ready again"
+    viodctl wait two-backends "$LONG" || give_up "end $n: not all devices are ready again"
     dom0=$(requests_dom0) domd=$(requests_domd)
     wait_for 60 "[[ \$(requests_dom0) -gt $dom0 && \$(requests_domd) -gt $domd ]]" ||
         give_up "end $n: the guest stands still"

@@ -33,6 +33,7 @@ index=$(<"/sys/class/net/$tap/ifindex")
 head -c 2000000 /dev/urandom >/tmp/data
 sum=$(md5sum </tmp/data | cut -d' ' -f1)
 socat TCP-LISTEN:7000,fork,reuseaddr OPEN:/tmp/data &
+wait_for 60 "ss -ltn | grep -q ':7000 '"
 # Not by EXEC: socat ends a program half a second after its input.
 while :; do
     socat -u TCP-LISTEN:7001,reuseaddr CREATE:/tmp/received && md5sum </tmp/received >>/tmp/sums

@@ -58,7 +58,7 @@ for ((n = 1; n <= KILLS; n++)); do
         end_viod KILL || give_up "end $n: the next one does not end"
     fi
     start_viod || give_up "end $n: viod does not start again"
-    wait_for 60 'all_served g1' || give_up "end $n: not all devices are served again"
+    wait_for "$LONG" 'all_served g1' || give_up "end $n: not all devices are served again"
     ! running "$victim" || give_up "end $n: the old worker lives"
     wait_for 60 "[[ \$(all_requests) -gt $before ]]" || give_up "end $n: the guest stands still"
     sleep 0.$((RANDOM % 10))
@@ -87,7 +87,7 @@ check "the worker of the guest that is gone has ended" wait_for 60 "! running $g
 check "and the guest with it" wait_for "$LONG" domu_gone gone
 check "nothing is left of it" test ! -e "/run/viod/$gone_id"
 check "nor of one that never was" test ! -e /run/viod/31999
-check "the new one's device is served" wait_for 60 'served new blk0'
+check "the new one's device is served" wait_for "$LONG" 'served new blk0'
 xl unpause new
 must "it comes up" up new
 check "with its disk" guest new "$(fio_verify '$(disk new)' 4 1)"

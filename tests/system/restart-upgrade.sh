@@ -43,7 +43,7 @@ for ((n = 1; n <= UPGRADES; n++)); do
     answer=$(viodctl upgrade "$next") || give_up "upgrade $n is refused"
     [[ $answer == "viod $wanted takes over" ]] || give_up "upgrade $n: $answer"
     wait_for 60 "[[ \$(version 2>/dev/null) == $wanted ]]" || give_up "upgrade $n: the version is $(version)"
-    wait_for 60 'all_served g1' || give_up "upgrade $n: not all devices are served"
+    wait_for "$LONG" 'all_served g1' || give_up "upgrade $n: not all devices are served"
     [[ $(worker g1) != "$victim" ]] || give_up "upgrade $n: the worker is the old one"
     [[ $(readlink "/proc/$(worker g1)/exe") == "$next" ]] || give_up "upgrade $n: the worker is of another program"
     wait_for 60 "[[ \$(all_requests) -gt $before ]]" || give_up "upgrade $n: the guest stands still"
@@ -75,7 +75,7 @@ wait_for 60 "[[ \$(version 2>/dev/null) == $own ]]"
 cp /usr/sbin/viod-other "$program.new" && mv "$program.new" "$program"
 check "with its file replaced, that is what takes over" viodctl upgrade
 check "it does" wait_for 60 "[[ \$(version 2>/dev/null) == $other ]]"
-check "and serves all" wait_for 60 'all_served g1'
+check "and serves all" wait_for "$LONG" 'all_served g1'
 
 stop_checked_io g1 "$g1_job" split packed
 check "no request failed, no ring was broken" no_errors

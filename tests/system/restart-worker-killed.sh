@@ -36,7 +36,7 @@ pauses=()
 kill_all() {
     local name=$1 kills=$2 victim line number before now start
     victim=$(worker "$name")
-    exec 5< <(exec tail -n 0 -f "$VIOD_LOG")
+    exec 5< <(exec tail -n "+$(($(wc -l <"$VIOD_LOG") + 1))" -f "$VIOD_LOG")
     for ((number = 1; number <= kills; number++)); do
         sleep $((RANDOM % 2)).$((RANDOM % 10))$((RANDOM % 10))
         start=${EPOCHREALTIME/./}
@@ -85,7 +85,7 @@ begin g2 $'packed = yes\nin-order = no\ncache = writeback' ''
 kill_all g2 $((KILLS - KILLS / 2))
 end g2 "$job" $((KILLS - KILLS / 2))
 check "the supervisor is the same process" running "$pid"
-check "and has as many descriptors as before" same "$(descriptors)" "$before"
+check "and has as many descriptors as before" wait_for 60 "[[ \$(descriptors) == '$before' ]]"
 check "so is the other guest's worker" same "$(worker other)" "$other"
 
 report "from the kill to all devices served" "${pauses[@]}"
@@ -99,7 +99,7 @@ configure g3 <<EOF
 path = $IMAGES/g3
 EOF
 xl create -p g3.cfg >/dev/null 2>&1
-must "a third, paused" wait_for 60 'served g3 blk0'
+must "a third, paused" wait_for "$LONG" 'served g3 blk0'
 victim=$(worker g3)
 kill -SEGV "$victim"
 check "has another worker, too" wait_for 60 "[[ \$(worker g3) != $victim ]] && served g3 blk0"

@@ -18,11 +18,11 @@ cpu() {
 # --- half-close ---
 eval "$helpers"
 guest g1 "$helpers"
-dom0_serves 1 fork EXEC:/tmp/question
+dom0_serves 1 fork EXEC:/tmp/question -t 300
 check "the guest ends its half and gets an answer" guest g1 \
-    '[[ $(head -c 100000 /usr/bin/bash | socat -t 300 - VSOCK-CONNECT:2:1) == "answer to $(head -c 100000 /usr/bin/bash | md5sum)" ]]'
+    '[[ $(head -c 100000 /usr/bin/bash | socat -t 300 - VSOCK-CONNECT:2:1,'$patient') == "answer to $(head -c 100000 /usr/bin/bash | md5sum)" ]]'
 kill "$server"
-guest_serves 2 fork EXEC:/tmp/question
+guest_serves 2 fork EXEC:/tmp/question -t 300
 host_question() {
     { echo "CONNECT 2"; head -c 100000 /usr/bin/bash; } | socat -t 300 - "UNIX-CONNECT:$sockets/vsock" >answer
     cat answer
@@ -44,7 +44,7 @@ guest g1 'head -c 4000000 /dev/urandom >/tmp/data' || give_up "no data"
 sum=$(guest g1 'md5sum </tmp/data')
 before=$(memory) sent_before=$(counters write_bytes)
 dom0_serves 3 unlink-close=0 EXEC:/tmp/sleeper -u
-guest_job g1 'socat -u FILE:/tmp/data,rdonly VSOCK-CONNECT:2:3'
+guest_job g1 'socat -u FILE:/tmp/data,rdonly VSOCK-CONNECT:2:3,'$patient
 sleep 6
 cpu_before=$(cpu)
 sleep 4
@@ -76,20 +76,31 @@ check "it wakes up: all has arrived" wait_for 120 '[[ $(guest g1 "cat /tmp/sum")
 # --- messages ---
 dom0_serves 5 type=5 CREATE:/tmp/messages -u -b 200000 -v 2>seen
 check "the guest sends messages" guest g1 'head -c 250000 /tmp/data >/tmp/part
-    socat -u -b 60000 FILE:/tmp/part,rdonly VSOCK-CONNECT:2:5,type=5'
+    socat -u -b 60000 FILE:/tmp/part,rdonly VSOCK-CONNECT:2:5,type=5,'$patient
 wait "$server"
 check "dom0 gets them as they were" same "$(messages seen)" "60000 60000 60000 60000 10000 "
 check "with all that was in them" same "$(md5sum </tmp/messages)" "$(guest g1 'md5sum </tmp/part')"
 guest_serves 6 type=5 CREATE:/tmp/messages -u -b 200000 -v
-{ echo "CONNECT 6"; sleep 3; for n in 1 100 60000 5000 50000 7; do dd if=data bs="$n" count=1 status=none; sleep 1; done; } |
-    socat -t 5 -b 200000 -v - "UNIX-CONNECT:$sockets/vsock.seqpacket,type=5" >/dev/null 2>said
+# One by one: when the last one was taken from dom0.
+one_by_one() {
+    local n taken
+    echo "CONNECT 6"
+    wait_for "$LONG" '[[ $(counters connections) == 1 ]]' >&2
+    for n in 1 100 60000 5000 50000 7; do
+        taken=$(counters read_bytes)
+        dd if=data bs="$n" count=1 status=none
+        wait_for 60 "[[ \$(counters read_bytes) -ge $((taken + n)) ]]" >&2
+    done
+}
+check "no connection is open" none_open
+one_by_one | socat -t 5 -b 200000 -v - "UNIX-CONNECT:$sockets/vsock.seqpacket,type=5" >/dev/null 2>said
 check "the guest gets dom0's messages as they were" wait_for 60 \
     '[[ $(guest g1 "$messages; messages /tmp/serve.6") == "1 100 60000 5000 50000 7 " ]]'
 
 # --- a peer is killed under load ---
 check "connections are closed" none_open
 dom0_serves 7 unlink-close=0 CREATE:/dev/null -u
-guest_job g1 'dd if=/dev/zero bs=64k status=none | socat -u - VSOCK-CONNECT:2:7 2>/tmp/why; echo "socat: $?"'
+guest_job g1 'dd if=/dev/zero bs=64k status=none | socat -u - VSOCK-CONNECT:2:7,'$patient' 2>/tmp/why; echo "socat: $?"'
 sent_before=$(counters write_bytes)
 must "the guest sends and sends" wait_for "$LONG" '[[ $(counters write_bytes) -gt $((sent_before + 3000000)) ]]'
 kill -9 "$server"
@@ -98,7 +109,7 @@ check "the worker is the same" same "$(worker g1)" "$pid"
 check "nothing is left of the connection" none_open
 check_not "nobody listens now" guest g1 'socat -u VSOCK-CONNECT:2:7 - </dev/null'
 dom0_serves 7 unlink-close=0 CREATE:/tmp/back -u
-guest g1 'socat -u FILE:/tmp/data,rdonly VSOCK-CONNECT:2:7'
+guest g1 'socat -u FILE:/tmp/data,rdonly VSOCK-CONNECT:2:7,'$patient
 wait "$server"
 check "it is back: so are connections" same "$(md5sum </tmp/back)" "$sum"
 check "no request failed" no_errors

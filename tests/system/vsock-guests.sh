@@ -35,7 +35,7 @@ counter() { device "$1" vsock0 "$2"; }
 guest_serves 5000 fork,backlog=32 PIPE -d -d
 guest g1 'mkdir /tmp/p && cd /tmp/p && head -c 2000000 /dev/urandom | split -b 100000 - in.'
 check "20 connections at once bring back what g1 sent to g2" guest g1 'cd /tmp/p
-    for piece in in.*; do socat -t 300 - VSOCK-CONNECT:77:5000 <$piece >out.${piece#in.} & done; wait
+    for piece in in.*; do socat -t 300 - VSOCK-CONNECT:77:5000,'$patient' <$piece >out.${piece#in.} & done; wait
     for piece in in.*; do cmp $piece out.${piece#in.} || exit 1; done'
 check "g2 sees them come from g1's CID" guest g2 "[[ \$(grep -c 'accepting connection from.*cid:$cid1 ' /tmp/serve.5000) == 20 ]] ||
     { grep accepting /tmp/serve.5000 | head -n 3; false; }"
@@ -45,11 +45,11 @@ check_not "the port is not dom0's" guest g1 'socat -u VSOCK-CONNECT:2:5000 - </d
 
 eval "$helpers"
 for name in g1 g2; do guest $name "$helpers"; done
-guest_serves 5001 fork EXEC:/tmp/question
+guest_serves 5001 fork EXEC:/tmp/question -t 300
 check "half-close: g1 ends its half and gets an answer" guest g1 \
-    '[[ $(head -c 100000 /usr/bin/bash | socat -t 300 - VSOCK-CONNECT:77:5001) == "answer to $(head -c 100000 /usr/bin/bash | md5sum)" ]]'
+    '[[ $(head -c 100000 /usr/bin/bash | socat -t 300 - VSOCK-CONNECT:77:5001,'$patient') == "answer to $(head -c 100000 /usr/bin/bash | md5sum)" ]]'
 guest_serves 5002 type=5 CREATE:/tmp/messages -u -b 200000 -v
-guest g1 'socat -u -b 60000 OPEN:/tmp/p/in.aa,rdonly VSOCK-CONNECT:77:5002,type=5'
+guest g1 'socat -u -b 60000 OPEN:/tmp/p/in.aa,rdonly VSOCK-CONNECT:77:5002,type=5,'$patient
 check "messages arrive as they were" wait_for 60 \
     '[[ $(guest g2 "$messages; messages /tmp/serve.5002") == "60000 40000 " ]]'
 check_not "nobody listens: refused" guest g1 'socat -u VSOCK-CONNECT:77:99 - 2>/tmp/why </dev/null'
@@ -65,7 +65,7 @@ check_not "g3 does not reach g1" guest g3 "socat -u VSOCK-CONNECT:$cid1:5000 - <
 check_not "nor g2, which wants everybody" guest g3 'socat -u VSOCK-CONNECT:77:5000 - </dev/null'
 check_not "nor does g2 reach g3" guest g2 "socat -u VSOCK-CONNECT:$cid3:5000 - </dev/null"
 check "neither g1 nor g3 was called" same "$(counter g1 peer_calls) $(counter g3 peer_calls)" "0 0"
-check "g2 reaches g1: it is in its list" guest g2 "[[ \$(echo hello | socat -t 300 - VSOCK-CONNECT:$cid1:5000) == hello ]]"
+check "g2 reaches g1: it is in its list" guest g2 "[[ \$(echo hello | socat -t 300 - VSOCK-CONNECT:$cid1:5000,$patient) == hello ]]"
 
 # --- the other one goes away ---
 serving=g2
@@ -75,7 +75,7 @@ check "g2's worker is killed, and has a successor" wait_for 60 '[[ $(worker g2) 
 check "which gets calls, too" wait_for "$LONG" 'guest g1 "[[ \$(echo hello | socat -t 60 - VSOCK-CONNECT:77:5000) == hello ]]"'
 guest_serves 5003 fork CREATE:/dev/null -u
 before=$(counter g1 write_bytes)
-guest_job g1 'dd if=/dev/zero bs=64k status=none | socat -u - VSOCK-CONNECT:77:5003 2>/dev/null; echo "socat: $?"'
+guest_job g1 'dd if=/dev/zero bs=64k status=none | socat -u - VSOCK-CONNECT:77:5003,'$patient' 2>/dev/null; echo "socat: $?"'
 must "g1 sends and sends" wait_for "$LONG" '[[ $(counter g1 write_bytes) -gt $((before + 1000000)) ]]'
 domu_destroy g2
 check_job "g2 is destroyed: g1's sender ends" "$job"

@@ -3,6 +3,9 @@
 # What the system tests of vsock devices share.
 
 sockets=/run/viod/g1
+# Linux gives a connection up after two seconds, which may be what a guest needs to start a program: here after
+# 60 (SO_VM_SOCKETS_CONNECT_TIMEOUT of AF_VSOCK, a struct timeval). For calls that have to succeed.
+patient=setsockopt-socket=40:6:x3c000000000000000000000000000000
 
 start_vsock_guest() {
     domu_create g1 root=/dev/vda "disk=[$(virtio_disk "$DOMU_ROOT1" xvda)]" \
@@ -11,14 +14,15 @@ start_vsock_guest() {
     must "vsock0 is served" served g1 vsock0
 }
 
-# dom0_serves PORT OPTIONS ADDRESS [SOCAT-OPTION…]: socat waits for the guest's calls; sets $server.
+# dom0_serves PORT OPTIONS ADDRESS [SOCAT-OPTION…]: socat waits for the guest's calls; sets $server. With
+# -t 300 where it starts a program that answers: half a second after its input, else, socat ends it.
 dom0_serves() {
     local path=$sockets/vsock_$1 options=$2 address=$3
     shift 3
     rm -f "$path"
     socat "$@" "UNIX-LISTEN:$path,$options" "$address" &
     server=$!
-    wait_for 60 "[[ -S $path ]]"
+    wait_for 60 "ss -xl | grep -qF '$path '"
 }
 # guest_serves PORT OPTIONS ADDRESS [SOCAT-OPTION…]: the same in the guest ($serving or g1), until it ends.
 guest_serves() {
