@@ -36,7 +36,7 @@ check "ping" ping -c 3 -W 20 10.0.0.2
 iperf3 -s -D --logfile /tmp/iperf3.log
 wait_for 60 "ss -ltn | grep -q ':5201 '"
 for reverse in '' -R; do
-    result=$(iperf g1 -t 2 -P 2 $reverse)
+    result=$(iperf g1 -n 2M -P 2 $reverse)
     check "TCP ${reverse:+back}" at_least 500000 "$result" .end.sum_received.bytes
     jq -r '"        \(.end.sum_received.bits_per_second / 1000000 | floor) Mbit/s"' <<<"$result"
 done
