@@ -23,6 +23,7 @@
 #define BUFFERS 16u
 #define BUFFER 256u
 #define FRAME 100u
+#define LONG_FRAME 600u /* takes three buffers */
 #define BEFORE 12u  /* frames that come for the first worker */
 #define BACKLOG_FIRST 100u
 #define BACKLOG 40u /* and those that wait for its successor */
@@ -51,54 +52,79 @@ struct world {
     struct driver d;
     gpa_t in;
     int host, kept; /* the kernel's end of the TAP; the supervisor's copy of the worker's */
+    unsigned before, then; /* the lengths of frames for the first worker, and for its successor */
+    unsigned waiting;      /* how many of its frames are there when it starts; the rest comes later */
     uint8_t next;   /* the number of the frame that the guest may get next, at least */
     unsigned got, of_backlog;
     bool died;
 };
 
+static unsigned length(const struct world *w, uint8_t number)
+{
+    return number < BACKLOG_FIRST ? w->before : w->then;
+}
+
 static void send_frames(struct world *w, uint8_t first, unsigned n)
 {
-    uint8_t frame[HEADER + FRAME] = {0};
+    unsigned len = length(w, first);
+    uint8_t frame[HEADER + LONG_FRAME] = {0};
 
     memcpy(frame + HEADER, "\x00\x16\x3e\x01\x02\x03\x02\x00\x00\x00\x00\x01\x08\x00", 14);
     for (unsigned i = 0; i < n; i++) {
-        memset(frame + HEADER + 14, first + (int)i, FRAME - 14);
-        assert_int_equal(send(w->host, frame, sizeof(frame), 0), sizeof(frame));
+        memset(frame + HEADER + 14, first + (int)i, len - 14);
+        assert_int_equal(send(w->host, frame, HEADER + len, 0), HEADER + len);
     }
 }
 
-/* What Linux's driver does when it looks: each buffer goes back under the number that is free. */
+/* Into frame: one buffer, which goes back under the number that is free, as Linux's driver does it. */
+static unsigned take_buffer(struct world *w, const struct ring_used *used, uint8_t *frame, unsigned at)
+{
+    struct segment in = {{(uint64_t)(uintptr_t)used->token}, BUFFER};
+
+    assert_true(used->len > 0 && at + used->len <= HEADER + LONG_FRAME);
+    memcpy(frame + at, fake_ram(w->m->fake, in.addr.addr, BUFFER), used->len);
+    assert_true(ring_add(&w->d.rings[RX], NULL, 0, &in, 1, used->token, false) >= 0);
+    return at + used->len;
+}
+
+/* What the driver does when it looks. */
 static void receive(struct world *w)
 {
     struct ring *ring = &w->d.rings[RX];
+    uint8_t frame[HEADER + LONG_FRAME];
     struct ring_used used;
 
     while (ring_get(ring, &used)) {
-        struct segment in = {{(uint64_t)(uintptr_t)used.token}, BUFFER};
-        const uint8_t *frame = fake_ram(w->m->fake, in.addr.addr, BUFFER);
+        unsigned at = take_buffer(w, &used, frame, 0), buffers;
 
-        assert_int_equal(used.len, HEADER + FRAME);
+        assert_true(at >= HEADER);
+        buffers = frame[10] | (unsigned)frame[11] << 8; /* num_buffers */
+        /* Those of one frame are used together (5.1.6.4). */
+        for (unsigned i = 1; i < buffers; i++) {
+            assert_true(ring_get(ring, &used));
+            at = take_buffer(w, &used, frame, at);
+        }
+        assert_int_equal(at, HEADER + length(w, frame[HEADER + 14]));
         assert_true(frame[HEADER + 14] >= w->next); /* in order, and none of them twice */
-        for (unsigned i = 14; i < FRAME; i++)
+        for (unsigned i = 14; i < at - HEADER; i++)
             assert_int_equal(frame[HEADER + i], frame[HEADER + 14]);
         w->next = (uint8_t)(frame[HEADER + 14] + 1);
         w->got++;
         w->of_backlog += frame[HEADER + 14] >= BACKLOG_FIRST;
-        assert_true(ring_add(ring, NULL, 0, &in, 1, used.token, false) >= 0);
     }
 }
 
 static void meanwhile(void *arg)
 {
     struct world *w = arg;
-    uint8_t frame[HEADER + FRAME];
+    uint8_t frame[HEADER + LONG_FRAME];
 
     w->config.fds[0] = fcntl(w->kept, F_DUPFD_CLOEXEC, 0);
     /* What came for a worker that is dead by now is lost; more comes. */
     while (recv(w->kept, frame, sizeof(frame), MSG_DONTWAIT) > 0)
         ;
     receive(w);
-    send_frames(w, BACKLOG_FIRST, BACKLOG);
+    send_frames(w, BACKLOG_FIRST, w->waiting);
 }
 
 static void die(void *arg)
@@ -109,7 +135,7 @@ static void die(void *arg)
     machine_take_picture(w->m);
 }
 
-static void create(struct world *w, uint64_t features)
+static void create(struct world *w, uint64_t features, unsigned before, unsigned then)
 {
     static const char *const presets[] = {"mac=00:16:3e:01:02:03", "mtu=1500", "queues=1",
                                           "packed=yes", NULL};
@@ -119,6 +145,8 @@ static void create(struct world *w, uint64_t features)
     int pair[2];
 
     memset(w, 0, sizeof(*w));
+    w->before = before;
+    w->then = then;
     strcpy(w->config.name, "net0");
     w->config.virtio_id = 1;
     w->config.base = MACHINE_BASE;
@@ -171,11 +199,13 @@ static void settle(struct world *w)
 }
 
 /* False: it went to its end without a death. */
-static bool receives(uint64_t features, unsigned stores)
+static bool receives(uint64_t features, unsigned before, unsigned then, unsigned waiting,
+                     unsigned stores)
 {
     struct world w;
 
-    create(&w, features);
+    create(&w, features, before, then);
+    w.waiting = waiting;
     kill_arm(stores, die, &w);
     for (unsigned i = 0; i < BEFORE && !w.died; i += 3) {
         send_frames(&w, (uint8_t)i, 3);
@@ -190,6 +220,8 @@ static bool receives(uint64_t features, unsigned stores)
         if (w.m->picture != NULL) /* it died outside of an access */
             machine_succeed(w.m, false);
         settle(&w);
+        send_frames(&w, (uint8_t)(BACKLOG_FIRST + waiting), BACKLOG - waiting);
+        settle(&w);
         assert_int_equal(w.of_backlog, BACKLOG);
     }
     assert_int_equal(w.m->stats->needs_reset, 0);
@@ -197,18 +229,32 @@ static bool receives(uint64_t features, unsigned stores)
     return w.died;
 }
 
-static void test_reception(void **state)
+static void die_at_each_store(unsigned before, unsigned then, unsigned waiting)
 {
     static const uint64_t ways[] = {0, F_EVENT_IDX, F_PACKED, F_PACKED | F_EVENT_IDX};
 
-    (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
         unsigned stores = 0;
 
-        while (receives(ways[i], stores))
+        while (receives(ways[i], before, then, waiting, stores))
             stores++;
         assert_true(stores > BEFORE);
     }
+}
+
+static void test_reception(void **state)
+{
+    (void)state;
+    die_at_each_store(FRAME, FRAME, BACKLOG);
+}
+
+/* Of a frame that takes several buffers some may be completed: they are taken for others then. */
+static void test_long_frames(void **state)
+{
+    (void)state;
+    die_at_each_store(LONG_FRAME, LONG_FRAME, BACKLOG);
+    /* What is left of them in the ring behind a single buffer. */
+    die_at_each_store(LONG_FRAME, FRAME, 1);
 }
 
 static unsigned link_status(const struct world *w)
@@ -223,7 +269,7 @@ static void test_link(void **state)
     struct world w;
 
     (void)state;
-    create(&w, 0);
+    create(&w, 0, FRAME, FRAME);
     (void)driver_take_isr(w.m);
     assert_int_equal(link_status(&w), VIRTIO_NET_S_LINK_UP);
     machine_take_picture(w.m);
@@ -239,6 +285,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reception),
+        cmocka_unit_test(test_long_frames),
         cmocka_unit_test(test_link),
     };
 
