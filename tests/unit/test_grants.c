@@ -107,6 +107,44 @@ static void test_a_batch_shares_its_calls(void **state)
     }
 }
 
+/* How many would share a call is known before the first one is taken, and only then. */
+static void test_those_that_wait_are_counted(void **state)
+{
+    (void)state;
+    for (size_t f = 0; f < ARRAY_SIZE(formats); f++) {
+        bool packed = (formats[f] & F_PACKED) != 0; /* its entries would have to be looked at */
+        struct iovec data;
+        struct chain *chain;
+        struct rig rig;
+
+        rig_create(&rig, 64, formats[f]);
+        assert_int_equal(virtqueue_sharing(rig.vq), 0); /* its ring is not mapped */
+        rig_expect_empty(&rig);
+        assert_int_equal(virtqueue_sharing(rig.vq), 0);
+        for (unsigned i = 0; i < 3; i++) {
+            assert_true(add_read(&rig, rig.data.addr + 4 * i * GUEST_PAGE_SIZE, 4096, false) >= 0);
+            assert_int_equal(virtqueue_sharing(rig.vq), packed ? 0 : i + 1);
+        }
+        *take_read(&rig, &chain, &data) = 0;
+        /* The other two were fetched with it. */
+        assert_int_equal(virtqueue_sharing(rig.vq), 0);
+        assert_true(virtqueue_has_work(rig.vq));
+        chain_complete(chain, 4097);
+        for (unsigned i = 0; i < 2; i++) {
+            *take_read(&rig, &chain, &data) = 0;
+            chain_complete(chain, 4097);
+        }
+        assert_int_equal(virtqueue_sharing(rig.vq), 0);
+        if (!packed) {
+            /* An index that cannot be is reported by who takes them. */
+            ram_store16(avail_idx(&rig.ring), (uint16_t)(3 + 65));
+            assert_int_equal(virtqueue_sharing(rig.vq), 0);
+            rig_expect_broken(&rig);
+        }
+        rig_destroy(&rig);
+    }
+}
+
 static void test_large_requests_are_mapped(void **state)
 {
     (void)state;
@@ -753,6 +791,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_batch_shares_its_calls),
+        cmocka_unit_test(test_those_that_wait_are_counted),
         cmocka_unit_test(test_large_requests_are_mapped),
         cmocka_unit_test(test_copies_of_pages_are_one_buffer),
         cmocka_unit_test(test_only_what_was_written_is_brought),
