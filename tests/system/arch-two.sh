@@ -78,7 +78,7 @@ load() {
     local path
     # The root file systems have no journal: what is written there would not survive xl destroy.
     printf '%s\n' 'until_stop() { while "$@"; do [[ ! -e /run/stop ]] || return 0; done; echo "failed: $*"; return 1; }
-        fio_on() { '"$(fio_verify '$1' 8 1 --thinktime=20000 --thinktime_blocks=8)"' >/tmp/fio.${1##*/} 2>&1 || { cat /tmp/fio.${1##*/}; return 1; }; sleep 1; }
+        fio_on() { '"$(fio_verify_alone '$1' 32 4 --thinktime=20000 --thinktime_blocks=8)"' >/tmp/fio.${1##*/} 2>&1 || { cat /tmp/fio.${1##*/}; return 1; }; sleep 1; }
         echo_of() { socat -t 300 - TCP:10.0.0.1:5000 </tmp/in >/tmp/out && cmp /tmp/in /tmp/out && sleep 0.2; }
         random() { [[ $(dd if=/dev/hwrng bs=64 count=1 iflag=fullblock status=none | wc -c) == 64 ]] && sleep 0.2; }
         text() { seq 1000 >"$port" && echo >>/run/texts && sleep 0.2; }

@@ -115,8 +115,8 @@ guest_cfg=$EXAMPLES/two-backends.cfg
 create_guest() { xl create "$guest_cfg" >/dev/null && domu_ready two-backends "$LONG"; }
 # For this guest: verified I/O on its disks from both domains at once.
 # shellcheck disable=SC2016 # the guest's
-both_disks="$(fio_verify '$(disk FROM-DOM0)' 8 2) >/run/0 & dom0=\$!
-    $(fio_verify '$(disk FROM-DOMD)' 8 2) >/run/d && wait \$dom0"
+both_disks="$(fio_verify_alone '$(disk FROM-DOM0)' 32 8) >/run/0 & dom0=\$!
+    $(fio_verify_alone '$(disk FROM-DOMD)' 32 8) >/run/d && wait \$dom0"
 # answers_instead N: dom0's viod answers for N devices whose driver domain is gone. An access before that
 # waits for ever (viod(8), DRIVER DOMAINS).
 answers_instead() { [[ $(grep -cE "slot [0-9]+: the domain that served it is gone" "$VIOD_LOG") == "$1" ]]; }

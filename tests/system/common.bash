@@ -131,6 +131,10 @@ fio_verify() {
     printf ' --bs=4k --direct=1 --ioengine=io_uring --iodepth=%d --verify=crc32c --verify_fatal=1' "$depth"
     printf ' --group_reporting --output-format=terse --terse-version=3 %s' "$*"
 }
+# fio_verify_alone FILE DEPTH MIB [OPTION…]: the same by one thread of fio. For guests with one CPU that do
+# more than this: while others need the machine, it starts a program rarely, and fio gives each job of its
+# own ten seconds to come up.
+fio_verify_alone() { fio_verify "$@" --numjobs=1 --thread; }
 # until_enough COMMAND: a command for a guest that runs COMMAND again and again, until `enough GUEST` or
 # until it fails.
 until_enough() { printf 'while [[ ! -e /run/enough ]]; do %s || exit 1; done' "$1"; }

@@ -18,7 +18,7 @@ domu_run domd 'truncate -s 16M /var/lib/viod/two-backends/log.img'
 must "viod starts in it" domd_viod
 must "a guest with disks of both comes up" create_guest
 
-job_of() { until_enough "$(fio_verify "\$(disk $1)" 8 2)"; }
+job_of() { until_enough "$(fio_verify_alone "\$(disk $1)" 32 8)"; }
 guest_job two-backends "($(job_of FROM-DOM0)) & dom0=\$!; ($(job_of FROM-DOMD)) && wait \$dom0"
 io=$job
 # The devices' requests so far, of both domains.
