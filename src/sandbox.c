@@ -43,8 +43,9 @@ static const int allowed_calls[] = {
     SCMP_SYS(tgkill), SCMP_SYS(getrandom),
 };
 
-/* Discards on block devices; a TAP's offloads, and which of its queues are in use. */
-static const uint32_t backend_ioctls[] = {BLKDISCARD, BLKSECDISCARD, TUNSETOFFLOAD, TUNSETQUEUE};
+/* Discards on block devices, and their size; a TAP's offloads, and which of its queues are in use. */
+static const uint32_t backend_ioctls[] = {BLKDISCARD, BLKSECDISCARD, BLKGETSIZE64, TUNSETOFFLOAD,
+                                           TUNSETQUEUE};
 
 static int allow_ioctls(scmp_filter_ctx filter)
 {
