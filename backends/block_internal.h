@@ -15,6 +15,8 @@ struct block_backend {
     struct block_info info;
     /* Learnt from EOPNOTSUPP. Set by any channel's thread, never cleared. */
     atomic_bool no_punch_hole, no_zero_range;
+    /* With the host's page cache: why a flush failed, -errno; 0: none did. Set by any channel's thread. */
+    atomic_int flush_error;
 };
 
 /* A part of a request on its way through the pool; its index is that of its first unit. */

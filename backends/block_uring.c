@@ -58,6 +58,53 @@ static bool may_retry(int result, uint8_t *retries)
     return (result == -EINTR || result == -EAGAIN) && (*retries)++ < RETRIES_MAX;
 }
 
+/* ---- FLUSH ---- */
+
+int block_flush_error(const struct block_backend *block)
+{
+    return atomic_load_explicit(&block->flush_error, memory_order_relaxed);
+}
+
+void block_set_flush_error(struct block_backend *block, int error)
+{
+    int none = 0;
+
+    atomic_compare_exchange_strong_explicit(&block->flush_error, &none, error, memory_order_relaxed,
+                                            memory_order_relaxed);
+}
+
+static bool was_not_tried(int result)
+{
+    return result == -EINTR || result == -EAGAIN || result == -EINVAL || result == -EOPNOTSUPP;
+}
+
+static void submit_fsync(struct block_request *request);
+
+static void fsync_done(struct loop_op *op, int result, bool more)
+{
+    struct block_request *request = request_of(op);
+    struct block_backend *block = request->state.channel->block;
+
+    (void)more;
+    if (may_retry(result, &request->state.retries)) {
+        submit_fsync(request);
+        return;
+    }
+    if (!block->direct && result < 0 && !was_not_tried(result))
+        block_set_flush_error(block, result);
+    finish(request, result < 0 ? result : block_flush_error(block));
+}
+
+static void submit_fsync(struct block_request *request)
+{
+    struct block_channel *channel = request->state.channel;
+    struct io_uring_sqe *sqe = loop_sqe(channel->loop);
+
+    request->state.op.done = fsync_done;
+    io_uring_prep_fsync(sqe, channel->block->fd, IORING_FSYNC_DATASYNC);
+    loop_sqe_op(sqe, &request->state.op);
+}
+
 /* ---- READ and WRITE on guest memory ---- */
 
 /* Passes `len` bytes of the request's data and steps over empty elements. */
@@ -76,6 +123,15 @@ static void advance(const struct block_request *request, uint32_t *index, size_t
     }
 }
 
+/*
+ * With the page cache, a durable write is a write and a flush: of an error of RWF_DSYNC, which is both, it
+ * could not be told whether something else was lost.
+ */
+static bool is_synced_afterwards(const struct block_request *request)
+{
+    return request->op == BLOCK_WRITE && request->fua && !request->state.channel->block->direct;
+}
+
 static void next_vectored(struct block_request *request);
 
 static void vectored_done(struct loop_op *op, int result, bool more)
@@ -92,7 +148,10 @@ static void vectored_done(struct loop_op *op, int result, bool more)
     }
     request->state.progress += (uint64_t)result;
     if (request->state.progress >= request->len) {
-        finish(request, 0);
+        if (is_synced_afterwards(request))
+            submit_fsync(request);
+        else
+            finish(request, 0);
         return;
     }
     advance(request, &request->state.iov_index, &request->state.iov_offset, (size_t)result);
@@ -129,7 +188,7 @@ static void next_vectored(struct block_request *request)
         else
             io_uring_prep_writev(sqe, fd, iov, n, at);
     }
-    if (request->op == BLOCK_WRITE && request->fua)
+    if (request->op == BLOCK_WRITE && request->fua && !is_synced_afterwards(request))
         sqe->rw_flags = RWF_DSYNC;
     loop_sqe_op(sqe, &request->state.op);
 }
@@ -296,31 +355,6 @@ static void submit_bounced(struct block_request *request)
     channel->waiting_tail = &request->state.next;
 }
 
-/* ---- FLUSH ---- */
-
-static void submit_fsync(struct block_request *request);
-
-static void fsync_done(struct loop_op *op, int result, bool more)
-{
-    struct block_request *request = request_of(op);
-
-    (void)more;
-    if (may_retry(result, &request->state.retries))
-        submit_fsync(request);
-    else
-        finish(request, MIN(result, 0));
-}
-
-static void submit_fsync(struct block_request *request)
-{
-    struct block_channel *channel = request->state.channel;
-    struct io_uring_sqe *sqe = loop_sqe(channel->loop);
-
-    request->state.op.done = fsync_done;
-    io_uring_prep_fsync(sqe, channel->block->fd, IORING_FSYNC_DATASYNC);
-    loop_sqe_op(sqe, &request->state.op);
-}
-
 /* ---- DISCARD and WRITE_ZEROES ---- */
 
 /* liburing's own changed the types of its arguments between versions. */
@@ -412,7 +446,9 @@ static int check(const struct block_backend *block, const struct block_request *
                         : 512;
 
     if (request->op == BLOCK_FLUSH)
-        return 0;
+        return block_flush_error(block);
+    if (request->fua && block_flush_error(block) != 0)
+        return block_flush_error(block);
     if (block->info.read_only && request->op != BLOCK_READ)
         return -EROFS;
     if (request->offset % unit || request->len % unit || request->offset > INT64_MAX ||
@@ -497,6 +533,7 @@ int block_create(int fd, const struct block_info *info, struct block_backend **o
     block->direct = info->cache == BLOCK_CACHE_NONE;
     atomic_init(&block->no_punch_hole, false);
     atomic_init(&block->no_zero_range, false);
+    atomic_init(&block->flush_error, 0);
     *out = block;
     return 0;
 }

@@ -110,6 +110,14 @@ int block_channel_create(struct block_backend *block, struct event_loop *loop,
 /* Nothing may be in flight. */
 void block_channel_destroy(struct block_channel *channel);
 void block_submit(struct block_channel *channel, struct block_request *request);
+/*
+ * Any thread. With the host's page cache: 0, or the -errno of the first flush (or durable write) that
+ * failed. The kernel says once that it could not write something, forgets what it was and succeeds the
+ * next time, also for who flushed at the same time: from then on flushes and durable writes fail here.
+ * For a successor: set it before the first request.
+ */
+int block_flush_error(const struct block_backend *block);
+void block_set_flush_error(struct block_backend *block, int error);
 /* The size now, in bytes (a grown or shrunk image), or -errno. MMIO thread. */
 int64_t block_size(struct block_backend *block);
 

@@ -94,6 +94,7 @@ static void blk_queue_stopped(struct virtio_device *dev, struct virtqueue *vq)
 struct blk_state {
     uint64_t write_through; /* 0 or 1, sealed: a wrong bit would cost the guest what it has written */
     uint64_t capacity;      /* that the driver was told of last; sectors */
+    uint64_t flush_error;   /* block_flush_error, positive and sealed; 0 (also of an older version): none */
 };
 
 static void show_write_through(struct blk *blk, bool write_through)
@@ -117,6 +118,19 @@ static void keep_capacity(struct blk *blk)
     state_store64(&state->capacity, atomic_load_explicit(&blk->capacity, memory_order_relaxed));
 }
 
+void blk_request_failed(struct blk *blk)
+{
+    struct blk_state *state = blk->dev->own;
+    int error = block_flush_error(blk->backend);
+
+    if (error == 0 || atomic_exchange_explicit(&blk->flush_failed, true, memory_order_relaxed))
+        return;
+    state_store64(&state->flush_error, state_sealed((uint64_t)-error, 0, SALT_OWN));
+    log_error("%s: the host could not write what the guest has written (%s), and does not say what of it is "
+              "lost: from now on no flush of the guest succeeds; see to the storage, then shut the guest "
+              "down, check its file systems, and create it again", blk->dev->name, strerror(-error));
+}
+
 static bool blk_adopt(struct virtio_device *dev, uint64_t features)
 {
     const struct blk_state *state = dev->own;
@@ -125,6 +139,13 @@ static bool blk_adopt(struct virtio_device *dev, uint64_t features)
 
     if (!state_is_sealed(word, 0, SALT_OWN) || write_through > 1)
         return false;
+    word = state_load64(&state->flush_error);
+    if (word != 0) {
+        if (!state_is_sealed(word, 0, SALT_OWN) || (word & STATE_LOW48) == 0 || (word & STATE_LOW48) > 4095)
+            return false;
+        block_set_flush_error(blk->backend, -(int)(word & STATE_LOW48));
+        atomic_store_explicit(&blk->flush_failed, true, memory_order_relaxed);
+    }
     show_write_through(dev->priv, write_through != 0 || !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
     if (state_load64(&state->capacity) != atomic_load(&blk->capacity))
         state_store64(&dev->state->config_changed, 1); /* resized meanwhile */

@@ -55,10 +55,14 @@ struct blk {
     /* Written by the MMIO thread, read by the I/O threads for each request. */
     _Atomic uint64_t capacity;   /* sectors */
     atomic_bool write_through;
+    atomic_bool flush_failed;    /* it was said, and kept for a successor */
     pthread_mutex_t lock;        /* of channels: taken when a queue starts or stops */
     struct blk_channel channels[BLK_QUEUES_MAX];
     struct blk_channel *queues[BLK_QUEUES_MAX]; /* I/O thread of the queue; NULL: not possible */
 };
+
+/* blk.c. I/O thread: a request failed, before the guest is told so. It may have been a flush. */
+void blk_request_failed(struct blk *blk);
 
 /* blk_requests.c: virtio_device_ops.queue_work */
 int blk_queue_work(struct virtio_device *dev, struct virtqueue *vq, int budget);

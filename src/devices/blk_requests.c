@@ -63,6 +63,7 @@ static uint8_t status_of(const struct blk_request *request, int result)
         return VIRTIO_BLK_S_OK;
     if (result == -EOPNOTSUPP && request->io.op != BLOCK_READ && request->io.op != BLOCK_WRITE)
         return VIRTIO_BLK_S_UNSUPP;
+    blk_request_failed(request->blk);
     log_host("%s: %s of %llu bytes at sector %llu failed: %s", request->blk->dev->name,
              name_of(request->io.op), (unsigned long long)request->io.len,
              (unsigned long long)(request->io.offset / BLK_SECTOR), strerror(-result));

@@ -38,6 +38,7 @@ static struct {
     uint8_t image[IMAGE_SIZE];
     int64_t size;              /* what block_size says */
     int result;                /* of the next requests */
+    int flush_error;
     int channel_error;
     bool hold;                 /* keep requests until release */
     struct block_request *held[HELD_MAX];
@@ -127,6 +128,18 @@ void block_submit(struct block_channel *channel, struct block_request *request)
     }
 }
 
+int block_flush_error(const struct block_backend *block)
+{
+    (void)block;
+    return backend.flush_error;
+}
+
+void block_set_flush_error(struct block_backend *block, int error)
+{
+    (void)block;
+    backend.flush_error = error;
+}
+
 int64_t block_size(struct block_backend *block)
 {
     (void)block;
@@ -161,6 +174,7 @@ struct set_up {
     unsigned queues;  /* that the driver uses; 0: 1 */
     unsigned vcpus;
     bool grants;
+    bool state;       /* a successor finds it */
 };
 
 static const struct block_info default_info = {
@@ -204,6 +218,7 @@ static void start(struct test *t, const struct set_up *how)
     if (!how)
         how = &as_usual;
     machine.grants = how->grants;
+    machine.state = how->state;
     memset(&backend, 0, sizeof(backend));
     for (size_t i = 0; i < IMAGE_SIZE; i++)
         backend.image[i] = (uint8_t)(i / 512 * 7 + i);
@@ -217,6 +232,15 @@ static void start(struct test *t, const struct set_up *how)
     t->header = guest_alloc(&t->m->heap[0], 4096, 4096);
     t->out = guest_alloc(&t->m->heap[0], 65536, 4096);
     t->in = guest_alloc(&t->m->heap[0], 65536 + 1, 4096);
+}
+
+/* The worker is followed by another one. */
+static void succeed(struct test *t)
+{
+    machine_take_picture(t->m);
+    t->config.fds[0] = open("/dev/null", O_RDWR | O_CLOEXEC);
+    t->config.n_fds = 1;
+    machine_succeed(t->m, false);
 }
 
 static void end(struct test *t)
@@ -762,6 +786,34 @@ static void write_cache(void **state)
 }
 
 /* ---- errors of the host ---- */
+
+/* That it said what it cannot write back is known to its successor, whose kernel says it no more. */
+static void a_failed_flush_outlives_the_worker(void **state)
+{
+    const struct set_up how = {.state = true};
+    struct test t;
+
+    (void)state;
+    start(&t, &how);
+    backend.result = -ENOSPC;
+    check(request(&t, VIRTIO_BLK_T_OUT, 0, 512, 0), VIRTIO_BLK_S_IOERR, 1); /* for another reason */
+    succeed(&t);
+    assert_int_equal(backend.flush_error, 0);
+    backend.flush_error = backend.result = -EIO;
+    check(request(&t, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_IOERR, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        backend.flush_error = 0;
+        succeed(&t);
+        assert_int_equal(backend.flush_error, -EIO);
+        /* Nor does a reset bring back what is lost. */
+        machine_write32(t.m, VIRTIO_MMIO_STATUS, 0);
+        driver_restart(&t.driver);
+    }
+    backend.result = 0;
+    check(request(&t, VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK, 513);
+    assert_int_equal(t.m->stats->needs_reset, 0);
+    end(&t);
+}
 
 static void host_errors(void **state)
 {
@@ -1384,6 +1436,7 @@ int main(void)
         cmocka_unit_test(many_vcpus),
         cmocka_unit_test(write_cache),
         cmocka_unit_test(no_write_cache),
+        cmocka_unit_test(a_failed_flush_outlives_the_worker),
         cmocka_unit_test(host_errors),
         cmocka_unit_test(no_memory_for_a_channel),
         cmocka_unit_test(resize),

@@ -310,6 +310,51 @@ static void durable_writes_and_flushes(void **state)
     }
 }
 
+/* The kernel says once that it could not write back. */
+static void a_failed_flush_is_not_forgotten(void **state)
+{
+    (void)state;
+    FOR_EACH_WAY (way) {
+        uint8_t *data = make(4096);
+        struct iovec iov = {data, 4096};
+        struct waiter flush = {.done = false}, durable = {.request = {.fua = true}};
+        int lost = way == CACHED ? -ENOSPC : 0;
+        struct rig rig;
+
+        rig_create(&rig, MIB, way);
+        fill(data, 4096, 0, 2);
+        submit(&rig, &flush, BLOCK_FLUSH, NULL, 0, 0, 0);
+        assert_int_equal(wait_for(&rig, &flush), 0);
+        /* As if the kernel had answered it with an error. */
+        flush.done = false;
+        flush.request.state.retries = UINT8_MAX;
+        flush.request.state.op.done(&flush.request.state.op, -EINTR, false);
+        assert_int_equal(flush.result, -EINTR);
+        assert_int_equal(block_flush_error(rig.block), 0);
+        flush.done = false;
+        flush.request.state.op.done(&flush.request.state.op, -ENOSPC, false);
+        assert_int_equal(flush.result, -ENOSPC);
+        assert_int_equal(block_flush_error(rig.block), lost);
+        assert_int_equal(run(&rig, BLOCK_FLUSH, NULL, 0, 0, 0), lost);
+        submit(&rig, &durable, BLOCK_WRITE, &iov, 1, 0, 4096);
+        assert_int_equal(wait_for(&rig, &durable), lost);
+        assert_int_equal(run_range(&rig, BLOCK_WRITE_ZEROES, false, true, 0, 4096), lost);
+        /* One that was under way: the error was not its own, and what it wrote may be lost with it. */
+        flush.done = false;
+        flush.request.state.op.done(&flush.request.state.op, 0, false);
+        assert_int_equal(flush.result, lost);
+        /* The first one counts. */
+        block_set_flush_error(rig.block, -EIO);
+        assert_int_equal(block_flush_error(rig.block), lost ? lost : -EIO);
+        /* Everything else goes on. */
+        assert_int_equal(run_flat(&rig, BLOCK_WRITE, data, 0, 4096), 0);
+        assert_int_equal(run_flat(&rig, BLOCK_READ, data, 0, 4096), 0);
+        check_pattern(data, 4096, 0, 2);
+        free(data);
+        rig_destroy(&rig);
+    }
+}
+
 /* Elements of odd sizes, empty ones among them, `n` in all; returns the length (a multiple of 4096). */
 static size_t odd_iov(struct iovec *iov, unsigned n, size_t largest, unsigned seed)
 {
@@ -1087,6 +1132,7 @@ int main(void)
         cmocka_unit_test(pool_runs),
         cmocka_unit_test(small_requests),
         cmocka_unit_test(durable_writes_and_flushes),
+        cmocka_unit_test(a_failed_flush_is_not_forgotten),
         cmocka_unit_test(odd_elements),
         cmocka_unit_test(more_than_the_pool_holds),
         cmocka_unit_test(large_requests_are_not_starved),
