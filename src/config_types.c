@@ -69,19 +69,37 @@ static const struct config_key rng_keys[] = {
 
 /* clang-format on */
 
+/*
+ * The guest was told what the image can when it was opened first, and drivers do not ask again: what the
+ * storage below cannot do any more (a volume was moved, a file system is full) fails request by request.
+ */
+static void keep_promises(struct block_info *now, const struct block_info *before)
+{
+    if (now->discard_granularity == 0)
+        now->discard_granularity = before->discard_granularity;
+    now->can_write_zeroes |= before->can_write_zeroes;
+    now->can_secure_erase |= before->can_secure_erase;
+    now->write_through &= before->write_through;
+}
+
 static int open_found(struct device_config *config, char *error, size_t error_len)
 {
     enum block_cache cache = BLOCK_CACHE_NONE;
     bool read_only = device_config_bool(config, "readonly");
     bool discard = device_config_bool(config, "discard") && !read_only;
+    struct block_info before = config->block;
     int fd;
 
     if (!strcmp(device_config_string(config, "cache"), "writeback"))
         cache = BLOCK_CACHE_WRITEBACK;
     fd = block_open_found(config->kept[0], device_config_string(config, "path"), read_only, cache,
                           discard, &config->block, error, error_len);
-    if (fd < 0)
+    if (fd < 0) {
+        config->block = before;
         return fd;
+    }
+    if (before.identity != 0)
+        keep_promises(&config->block, &before);
     config->fds[0] = fd;
     config->n_fds = 1;
     return 0;
