@@ -3,6 +3,7 @@
 #include "worker_internal.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -60,6 +61,8 @@ static int start_threads(struct worker *w)
         w->n_io_loops = 1;
         return 0;
     }
+    /* A heap of a thread's own looks into /proc when it shrinks: the sandbox would end the process. */
+    (void)mallopt(M_ARENA_MAX, 1);
     pthread_barrier_init(&w->threads_ready, NULL, n + 1);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
