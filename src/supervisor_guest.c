@@ -351,8 +351,10 @@ void guest_free(struct supervisor *s, struct guest *g)
     remove_run_dir(s, g);
     if (g->socket >= 0)
         close(g->socket);
-    if (g->orphan_fd >= 0)
+    if (g->orphan_fd >= 0) { /* left alone till now: without the folder, no other viod knows of it */
+        takeover_end_orphan(g->orphan_fd);
         close(g->orphan_fd);
+    }
     if (g->stats != NULL)
         munmap((void *)(uintptr_t)g->stats, sizeof(*g->stats));
     if (g->stats_fd >= 0)

@@ -231,6 +231,8 @@ void takeover_record(const struct guest *g);
 void takeover_forget(const struct guest *g);
 /* A worker that an earlier supervisor left has ended, or there is none. */
 bool takeover_orphan_ended(struct guest *g);
+/* Ends it; fd: its pidfd, or -1. */
+void takeover_end_orphan(int fd);
 
 /* supervisor_upgrade.c */
 /* path: NULL = the program that this one was started from. -errno with a message. */

@@ -381,7 +381,7 @@ static bool take_device(struct guest *g, struct served_device *d,
     return true;
 }
 
-static void end_orphan(int fd)
+void takeover_end_orphan(int fd)
 {
     if (fd >= 0)
         (void)pidfd_send_signal(fd, SIGKILL, NULL, 0);
@@ -428,7 +428,7 @@ static void take_guest(struct supervisor *s, const char *folder, const struct gu
     g->orphan_fd = orphan;
     g->restarts = record->restarts;
     g->died_ns = g->restart_at_ns = monotonic_ns();
-    end_orphan(orphan);
+    takeover_end_orphan(orphan);
     if (orphan < 0)
         remove_links(folder);
     if (n == 0 && is_driver_domain(s)) {
@@ -443,15 +443,20 @@ static void take_guest(struct supervisor *s, const char *folder, const struct gu
                     g->domid, g->name, n);
 }
 
-static void leave_alone(struct supervisor *s, uint32_t domid, const char *why)
+/* Its worker, if it lives (orphan, a pidfd that is the guest's from now on), ends when the domain has ended. */
+static void leave_alone(struct supervisor *s, uint32_t domid, int orphan, const char *why)
 {
     char failure[CONFIG_ERROR_LEN];
     struct guest *g;
 
     snprintf(failure, sizeof(failure), "cannot be taken over from the viod before: %.300s", why);
     g = guest_new_as(s, domid, NULL, NULL);
-    if (g == NULL)
+    if (g == NULL) {
+        if (orphan >= 0)
+            close(orphan);
         return;
+    }
+    g->orphan_fd = orphan;
     /* Until the domain is gone, viodctl shows it, and nobody touches its nodes. */
     g->state = WORKER_QUITTING;
     memcpy(g->failure, failure, sizeof(g->failure));
@@ -469,7 +474,7 @@ static bool take_folder(void *arg, uint32_t domid, const char *folder)
 
     if (ret < 0) {
         if (ret != -ENOENT && xenstore_domain_alive(s->xs, domid))
-            leave_alone(s, domid, why);
+            leave_alone(s, domid, -1, why);
         else
             guest_remove_folder(s, domid, NULL, folder);
         return true;
@@ -484,16 +489,14 @@ static bool take_folder(void *arg, uint32_t domid, const char *folder)
     else if (ret == 1 && orphan_runs(orphan) && !is_still_there(&record, why, sizeof(why)))
         ret = -ESTALE;
     if (ret < 0) { /* what is lost now does not come back; a viod that starts later may know more */
-        if (orphan >= 0)
-            close(orphan);
-        leave_alone(s, domid, why);
+        leave_alone(s, domid, orphan, why);
     } else if (ret == 1) {
         take_guest(s, folder, &record, nodes, orphan);
     } else {
         if (orphan >= 0)
             log_info("domain %u (%s) has ended while no viod ran: so does its worker %d", domid,
                      record.name, (int)record.pid);
-        end_orphan(orphan);
+        takeover_end_orphan(orphan);
         if (orphan >= 0)
             close(orphan);
         guest_remove_folder(s, domid, record.name, folder);
