@@ -82,10 +82,12 @@ bool net_filter_passes(const struct net_filter *filter, const uint8_t *frame, si
                                           memory_order_relaxed);
     uint64_t mac;
 
-    if (len < ETHERNET_HEADER_LEN || !vlan_passes(filter, frame, len))
+    if (len < ETHERNET_HEADER_LEN)
         return false;
-    if ((modes & MODE_PROMISC) != 0)
+    if ((modes & MODE_PROMISC) != 0) /* 5.1.6.5.1.1: all of them, also those of any VLAN */
         return true;
+    if (!vlan_passes(filter, frame, len))
+        return false;
     mac = mac_load(frame);
     if (mac == BROADCAST)
         return (modes & MODE_NOBCAST) == 0;
