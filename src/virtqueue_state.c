@@ -195,11 +195,20 @@ static bool adopt_copies(struct virtqueue *vq, uint16_t id, uint16_t n, uint64_t
     return state_is_sealed(word, hash, SALT_TAKEN);
 }
 
-static int by_order(const void *a, const void *b)
+/* Not qsort, which asks some C libraries' sysinfo() how much memory there is: the sandbox does not allow it. */
+static void sort(struct replay *replay, unsigned n)
 {
-    const struct replay *x = a, *y = b;
+    static const unsigned gaps[] = {301, 132, 57, 23, 10, 4, 1};
 
-    return (x->order > y->order) - (x->order < y->order);
+    for (size_t g = 0; g < ARRAY_SIZE(gaps); g++)
+        for (unsigned gap = gaps[g], i = gap; i < n; i++) {
+            struct replay moved = replay[i];
+            unsigned at = i;
+
+            for (; at >= gap && replay[at - gap].order > moved.order; at -= gap)
+                replay[at] = replay[at - gap];
+            replay[at] = moved;
+        }
 }
 
 /* What was completed goes behind what is to be popped again: in the order of completion. */
@@ -207,7 +216,7 @@ static int sort_completed(struct virtqueue *vq, struct replay *completed, unsign
 {
     unsigned whole = 0;
 
-    qsort(completed, n, sizeof(*completed), by_order);
+    sort(completed, n);
     for (unsigned i = 0; i < n; i++) {
         uint64_t done = state_load64(&vq->state->requests[completed[i].id].done);
 
@@ -268,7 +277,7 @@ static int collect(struct virtqueue *vq, uint32_t taken, uint32_t given, unsigne
     }
     if (*descriptors > n)
         return -EBADMSG;
-    qsort(vq->replay, vq->n_replay, sizeof(*vq->replay), by_order);
+    sort(vq->replay, vq->n_replay);
     vq->n_free_copies = 0;
     for (uint16_t i = 0; i < n; i++)
         if ((seen[i / 64] >> (i % 64) & 1) == 0)
@@ -345,5 +354,5 @@ void virtqueue_state_adopt_ring(struct virtqueue *vq)
         vq->replay[vq->n_replay++] = (struct replay){.order = UINT32_MAX - age, .id = id};
     }
     if (undone > 0)
-        qsort(vq->replay, vq->n_replay, sizeof(*vq->replay), by_order);
+        sort(vq->replay, vq->n_replay);
 }

@@ -10,8 +10,11 @@
 #include "kill.h"
 #include "unit.h"
 
+#include <seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define QUEUES 2u
 #define QUEUE_SIZE 16u
@@ -288,6 +291,53 @@ static void live(uint64_t features, enum test_mode mode)
     live_and_die(features, mode, seed, kills);
 }
 
+/*
+ * A queue with many requests in flight is adopted by a process in a sandbox: nothing that the C library
+ * does for it may need a system call of its own.
+ */
+#define MANY 200u
+
+static void adopt_many(uint64_t features)
+{
+    const struct machine_config config = {
+        .state = true, .test = {.n_queues = 1, .queue_size = 256, .mode = TEST_HOLD}};
+    struct machine *m = machine_create(&config);
+    gpa_t at = guest_alloc(&m->heap[0], MANY * 2 * BUFFER_LEN, 16);
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+    struct driver d;
+
+    driver_start(&d, m, features | F_VERSION_1 | F_INDIRECT, 1, 256);
+    for (unsigned i = 0; i < MANY; i++)
+        if (driver_add_echo(&d.rings[0], (gpa_t){at.addr + (uint64_t)i * 2 * BUFFER_LEN}, BUFFER_LEN, i,
+                            true) < 0)
+            _exit(2);
+    driver_kick(&d, 0);
+    machine_settle(m);
+    if (test_device(m->dev)->n_held != MANY)
+        _exit(3);
+    machine_take_picture(m);
+    if (filter == NULL || seccomp_rule_add(filter, SCMP_ACT_KILL_PROCESS, SCMP_SYS(sysinfo), 0) != 0 ||
+        seccomp_load(filter) != 0)
+        _exit(4);
+    machine_succeed(m, false);
+    machine_settle(m);
+    _exit(test_device(m->dev)->n_held == MANY && m->stats->needs_reset == 0 ? 0 : 5);
+}
+
+static void test_many_in_flight(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        pid_t child = fork();
+        int status;
+
+        if (child == 0)
+            adopt_many(packed ? F_PACKED : 0);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_int_equal(status, 0);
+    }
+}
+
 #define LIVE(name, features, mode)                                                                 \
     static void test_##name(void **state)                                                          \
     {                                                                                              \
@@ -308,6 +358,7 @@ LIVE(packed_in_order, F_PACKED | F_IN_ORDER | F_EVENT_IDX, TEST_HOLD)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_many_in_flight),
         cmocka_unit_test(test_split),
         cmocka_unit_test(test_split_held),
         cmocka_unit_test(test_split_event_idx),
