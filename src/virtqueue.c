@@ -294,36 +294,27 @@ static void free_iov(struct virtqueue *vq, struct chain *chain)
     chain->iov_block = NO_IOV_BLOCK;
 }
 
-int virtqueue_add_element(struct virtqueue *vq, struct chain *chain, const struct descriptor *d)
+static int add_to_chain(struct virtqueue *vq, struct chain *chain, const struct descriptor *d)
 {
     bool writable = (d->flags & VRING_DESC_F_WRITE) != 0;
     uint16_t count = (uint16_t)(chain->n_readable + chain->n_writable);
+    uint32_t *bytes = writable ? &chain->writable_bytes : &chain->readable_bytes, sum;
     void *host = NULL;
     int ret;
 
-    /* 2.7.4.2: all readable elements come before all writable ones. */
-    if (!writable && (chain->n_writable > 0 || chain->writable_bytes > 0))
-        return virtqueue_violation(vq, "readable descriptor after a writable one");
-    if (d->len == 0)
-        return 0;
-    if (__builtin_add_overflow(writable ? chain->writable_bytes : chain->readable_bytes, d->len,
-                               writable ? &chain->writable_bytes : &chain->readable_bytes))
-        return virtqueue_violation(vq, "chain is longer than 4 GiB");
     if (vq->grants != NULL)
         ret = grants_note(d, &host);
     else
         ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
     if (ret == -EAGAIN)
         return ret;
+    vq->last_faulted = ret < 0;
     if (ret < 0) {
         chain->faulted = true;
-        vq->last_faulted = true;
-        if (writable)
-            chain->writable_bytes -= d->len;
-        else
-            chain->readable_bytes -= d->len;
         return 0;
     }
+    if (__builtin_add_overflow(*bytes, d->len, &sum))
+        return virtqueue_violation(vq, "chain is longer than 4 GiB");
     if (count >= vq->config.size_max)
         return virtqueue_violation(vq, "chain is longer than the queue");
     if (count == INLINE_IOV && chain->iov_block == NO_IOV_BLOCK) {
@@ -331,13 +322,47 @@ int virtqueue_add_element(struct virtqueue *vq, struct chain *chain, const struc
         if (ret < 0)
             return ret;
     }
-    vq->last_faulted = false;
+    *bytes = sum;
     chain->iov[count] = (struct iovec){.iov_base = host, .iov_len = d->len};
     if (writable)
         chain->n_writable++;
     else
         chain->n_readable++;
     return 0;
+}
+
+int virtqueue_add_element(struct virtqueue *vq, struct chain *chain, const struct descriptor *d)
+{
+    bool writable = (d->flags & VRING_DESC_F_WRITE) != 0;
+
+    /* 2.7.4.2: all readable elements come before all writable ones. */
+    if (!writable && vq->last_writable)
+        return virtqueue_violation(vq, "readable descriptor after a writable one");
+    if (d->len == 0)
+        return 0;
+    vq->last_writable = writable;
+    if (!chain->faulted)
+        return add_to_chain(vq, chain, d);
+    /*
+     * Nobody looks into it any more: of what follows only the end counts, where devices report. (To look
+     * in vain for memory that is not there costs the host much, and a chain can have a thousand of that.)
+     */
+    vq->deferred = *d;
+    vq->has_deferred = true;
+    return 0;
+}
+
+static int walk(struct virtqueue *vq, struct chain *chain)
+{
+    int ret;
+
+    vq->last_faulted = vq->last_writable = vq->has_deferred = false;
+    ret = vq->ring->walk(vq, chain);
+    if (ret == 0 && vq->has_deferred)
+        ret = add_to_chain(vq, chain, &vq->deferred);
+    if (ret < 0 || !vq->last_faulted || !vq->last_writable)
+        return ret;
+    return virtqueue_violation(vq, "end of a chain is not in the guest's RAM");
 }
 
 int virtqueue_open_table(struct virtqueue *vq, const struct descriptor *d, const uint8_t **table,
@@ -389,7 +414,7 @@ int virtqueue_take(struct virtqueue *vq, struct chain **out)
     chain->iov_block = NO_IOV_BLOCK;
     chain->iov = inline_iov(vq, slot);
     chain->generation = vq->generation;
-    ret = vq->ring->walk(vq, chain);
+    ret = walk(vq, chain);
     if (ret == 0 && vq->grants != NULL)
         ret = grants_reserve(vq, chain);
     if (ret < 0) {
@@ -398,13 +423,6 @@ int virtqueue_take(struct virtqueue *vq, struct chain **out)
             return ret;
         vq->starved = true;
         return 0;
-    }
-    /* The end of a chain is where devices report; a place that does not exist cannot be used. */
-    if (chain->faulted && vq->last_faulted) {
-        if (vq->grants != NULL)
-            grants_release(vq, chain);
-        free_iov(vq, chain);
-        return virtqueue_violation(vq, "end of a chain is not in the guest's RAM");
     }
     chain->write_index = chain->n_readable;
     if (vq->replaying) {

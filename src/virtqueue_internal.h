@@ -77,7 +77,10 @@ struct virtqueue {
     const struct ring_ops *ring;
     bool started, broken, mapped, starved;
     bool event_idx, indirect, in_order;
-    bool last_faulted;                  /* of the chain being walked: its latest element */
+    /* Of the chain being walked: its latest element that is not empty. Behind one that is nowhere, the
+     * latest is kept for the end of the walk. */
+    bool last_faulted, last_writable, has_deferred;
+    struct descriptor deferred;
     const char *error;
     uint32_t generation;
     /* Our addresses of the three areas, while mapped. */

@@ -1627,6 +1627,7 @@ static bool needs_reset(struct test *t)
 static void test_row_12_outside_ram(void **state)
 {
     const struct segment hole = {{MACHINE_BASE}, 2048};
+    struct ring_used used;
     uint8_t frame[64];
     struct test t;
 
@@ -1640,9 +1641,17 @@ static void test_row_12_outside_ram(void **state)
         assert_true(ring_add(&t.driver.rings[queue], queue == 0 ? NULL : queue == 1 ? &hole : &out,
                              queue > 0, queue == 1 ? NULL : &hole, queue != 1, &t, false) >= 0);
         driver_kick(&t.driver, (uint16_t)queue);
-        host_sends(&t, 0, frame, sizeof(frame));
-        assert_true(needs_reset(&t));
+        if (queue != 1)
+            host_sends(&t, 0, frame, sizeof(frame));
+        /* Of a frame that is sent nothing is reported: it is one that was not. */
+        assert_int_equal(needs_reset(&t), queue != 1);
+        if (queue == 1) {
+            assert_true(ring_get(&t.driver.rings[1], &used));
+            assert_int_equal(stat_get(&t.m->stats->queues[1].errors), 1);
+        }
         driver_restart(&t.driver);
+        if (queue == 1)
+            host_sends(&t, 0, frame, sizeof(frame));
         post_many(&t, 0, 4, 2048);
         assert_gets(&t, 0, frame, sizeof(frame)); /* it waited */
         guest_sends(&t, 1, &no_header, frame, sizeof(frame));
@@ -1651,7 +1660,6 @@ static void test_row_12_outside_ram(void **state)
     /* A command of which a part is nowhere is not carried out, in parts neither. */
     struct segment command[3] = {{t.out, 2}, hole, {{t.out.addr + 2}, 1}};
     struct segment ack = {t.in, 1};
-    struct ring_used used;
     memcpy(ram(&t, t.out, 0), "\0\0\0", 3); /* not promiscuous any more */
     assert_true(ring_add(&t.driver.rings[2], command, 3, &ack, 1, &t, false) >= 0);
     driver_kick(&t.driver, 2);
@@ -1735,7 +1743,7 @@ static void test_row_19_ballooning(void **state)
         machine_balloon_out(t.m, page.addr, 1);
         driver_kick(&t.driver, way < 2 ? 0 : 1);
         host_sends(&t, 0, frame, sizeof(frame)); /* the fake hypervisor watches where it goes */
-        if (way % 2 == 0) {
+        if (way != 1) {
             assert_false(needs_reset(&t));
             assert_true(ring_get(&t.driver.rings[way < 2 ? 0 : 1], &used));
             assert_int_equal(used.len, 0);

@@ -54,6 +54,39 @@ static void test_row_12_buffers_outside_ram(void **state)
             list[2].addr = nowhere[i].addr;
             list[2].len = nowhere[i].len;
             try_raw(format, list, 3, BROKEN);
+            /* Where nothing is reported, nobody misses it. */
+            list[2].flags = 0;
+            try_raw(format, list, 3, FAULTED);
+        }
+    }
+}
+
+/* Row 16: what the host looks up in vain for one request, however long it is. */
+static void test_row_16_many_holes(void **state)
+{
+    const uint64_t hole = FAKE_BANK0_BASE + 6 * GUEST_CHUNK_SIZE;
+
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        for (unsigned end = 0; end < 2; end++) { /* in a hole; in RAM */
+            struct raw list[SIZE];
+            uint64_t before;
+            struct rig rig;
+
+            rig_create(&rig, SIZE, packed ? F_PACKED : 0);
+            fake_balloon_out(rig.fake, hole, GUEST_CHUNK_SIZE / GUEST_PAGE_SIZE);
+            for (unsigned i = 0; i < SIZE; i++)
+                list[i] = (struct raw){hole + i % 8 * GUEST_PAGE_SIZE, 8, NEXT | WRITE,
+                                       (uint16_t)(i + 1)};
+            list[SIZE - 1].flags = WRITE;
+            if (end == 1)
+                list[SIZE - 1].addr = data(1);
+            rig_expect_empty(&rig);
+            before = fake_counts(rig.fake).map_calls;
+            offer(&rig, list, SIZE);
+            expect(&rig, end == 1 ? FAULTED : BROKEN);
+            assert_in_range(fake_counts(rig.fake).map_calls - before, 1, 3);
+            rig_destroy(&rig);
         }
     }
 }
@@ -218,6 +251,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_row_12_buffers_outside_ram),
+        cmocka_unit_test(test_row_16_many_holes),
         cmocka_unit_test(test_row_12_tables_outside_ram),
         cmocka_unit_test(test_row_12_rings_outside_ram),
         cmocka_unit_test(test_row_15_mapping_fails_at_every_step),
