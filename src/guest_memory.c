@@ -284,6 +284,7 @@ static int missing_in_mapped_chunk(struct guest_memory *gm, const struct chunk *
         } while (ret < 0 && try_again(ret, tries++));
         if (ret < 0)
             return -EFAULT;
+        break; /* that is enough: others are looked at when the chunk is mapped anew */
     }
     record_stale(gm, chunk);
     return -EAGAIN;

@@ -154,6 +154,25 @@ static void test_every_page_of_a_chunk_as_the_hole(void **state)
     destroy(&m);
 }
 
+/* One that is there again is reason enough to map the chunk anew: the others are not asked for. */
+static void test_row_16_many_that_come_back(void **state)
+{
+    uint64_t page = FAKE_BANK0_BASE + 5 * CHUNK, before;
+    struct memory m = create(NULL);
+    void *out;
+
+    (void)state;
+    fake_balloon_out(m.fake, page, 300);
+    check_fault(&m, page, 1);
+    fake_balloon_in(m.fake, page, 300);
+    before = guest_memory_stats(m.gm).probes;
+    assert_int_equal(translate(&m, page, 300 * GUEST_PAGE_SIZE, &out), -EAGAIN);
+    assert_int_equal(guest_memory_stats(m.gm).probes - before, 1);
+    guest_memory_drop_stale(m.gm);
+    check_same(&m, page, 300 * GUEST_PAGE_SIZE);
+    destroy(&m);
+}
+
 static void test_row_19_page_that_comes_back(void **state)
 {
     uint64_t page = FAKE_BANK0_BASE + 5 * CHUNK;
@@ -363,6 +382,7 @@ int main(void)
         cmocka_unit_test(test_row_11_ranges_that_wrap),
         cmocka_unit_test(test_row_12_holes),
         cmocka_unit_test(test_every_page_of_a_chunk_as_the_hole),
+        cmocka_unit_test(test_row_16_many_that_come_back),
         cmocka_unit_test(test_row_19_page_that_comes_back),
         cmocka_unit_test(test_row_19_many_stale_chunks),
         cmocka_unit_test(test_row_19_drop),
