@@ -191,7 +191,10 @@ static void data_closed(struct stream_fd *fd)
     } else if (s->next_fd >= 0) {
         begin(s, s->next_fd);
         s->next_fd = -1;
-        s->writable(s);
+        if (s->present)
+            s->writable(s);
+        else
+            set_present(s, true);
     } else if (s->kind == STREAM_LISTEN) {
         stream_fd_want_read(&s->watch);
     } else {
@@ -254,6 +257,7 @@ static void rotated(struct char_stream *s, int status, const char *why, int *fds
 {
     if (status < 0 || n_fds < 1) {
         complain(s, "the log is full and cannot be put aside", why);
+        set_present(s, false); /* nobody waits for it */
         retry_later(s);
         return;
     }

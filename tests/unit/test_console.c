@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/virtio_console.h>
 #include <poll.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -674,6 +675,41 @@ static void test_file_and_log(void **state)
     end(&t);
 }
 
+/* A log that is full and cannot be put aside: the guest does not wait for it, and most of it comes later. */
+static void test_full_log(void **state)
+{
+    char file[64] = "/tmp/viod-test-file.XXXXXX", preset[128], name[80], line[1001];
+    const char *presets[] = {"ports=console log", "console.backend=none", "log.backend=log", preset,
+                             "log.max-size=4096", "log.old-files=0", NULL};
+    const unsigned lines = 300;
+    struct stat st;
+    struct test t;
+
+    (void)state;
+    close(mkstemp(file));
+    snprintf(preset, sizeof(preset), "log.path=%s.log", file);
+    start(&t, presets, 0, 6);
+    answers_fail = UINT_MAX;
+    memset(line, 'x', 1000);
+    line[1000] = '\0';
+    for (unsigned i = 0; i < lines; i++)
+        print(&t, 5, line); /* is taken */
+    answers_fail = 0;
+    snprintf(name, sizeof(name), "%s.log", file);
+    for (int64_t until = monotonic_ns() + INT64_C(30000000000);;) {
+        event_loop_turn(t.m->loop, 10000000);
+        machine_settle(t.m);
+        if (stat(name, &st) == 0 && st.st_size > 100000)
+            break;
+        assert_true(monotonic_ns() < until);
+    }
+    /* 5000 bytes were in the file before it was full. */
+    assert_int_equal(dropped(&t, 5), 1000 * lines - 5000 - PORT_OUT_SIZE);
+    unlink(name);
+    unlink(file);
+    end(&t);
+}
+
 static void test_connect_and_again(void **state)
 {
     char path[64] = "/tmp/viod-test-sock.XXXXXX", preset[128], error[256];
@@ -1226,6 +1262,7 @@ int main(void)
         cmocka_unit_test(test_stopped_reader_of_a_console),
         cmocka_unit_test(test_input_waits),
         cmocka_unit_test(test_file_and_log),
+        cmocka_unit_test(test_full_log),
         cmocka_unit_test(test_connect_and_again),
         cmocka_unit_test(test_listen_where_something_is),
         cmocka_unit_test(test_names_that_are_taken),
