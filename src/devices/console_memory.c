@@ -94,8 +94,9 @@ void port_adopt(struct port *port)
     port->taken_bytes = (uint32_t)taking;
     port->head = state_load64(&m->output[which_of(taking)]) + port->taken_bytes;
     port->sink.at = sink >> 1;
+    /* What it did not take is kept as far as the ring goes; it is not noted how much was overwritten. */
     if (port->head - port->sink.at > CONSOLE_OUT_SIZE)
-        port->sink.at = port->head;
+        port->sink.at = port->sink.at < port->head ? port->head - CONSOLE_OUT_SIZE : port->head;
     /* Those who have these open do not notice anything, and have seen the last screenful. */
     port->resumed = (sink & 1) != 0 && port->stream.kind != STREAM_LISTEN &&
                     port->stream.kind != STREAM_CONNECT;

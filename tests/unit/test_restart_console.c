@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "devices/console_internal.h"
 #include "devices/table.h"
 
 #define RX 0u
@@ -336,6 +337,31 @@ static void test_attached(void **state)
     destroy(&w);
 }
 
+/* Nobody was there to take it: a successor still has all that the ring holds. */
+static void test_absent_reader(void **state)
+{
+    struct ring_used used;
+    const struct port *port;
+    struct world w;
+
+    (void)state;
+    create(&w, 0);
+    for (unsigned i = 0; i < PORT_OUT_SIZE / CHUNK + 20; i++) {
+        struct segment out = {{w.out.addr}, CHUNK};
+
+        assert_true(ring_add(&w.d.rings[TX], &out, 1, NULL, 0, &w, false) >= 0);
+        driver_kick(&w.d, TX);
+        machine_settle(w.m);
+        assert_true(ring_get(&w.d.rings[TX], &used));
+    }
+    die(&w);
+    survive(&w);
+    port = &((const struct console *)w.m->dev->priv)->ports[0];
+    assert_true(port->head > PORT_OUT_SIZE);
+    assert_int_equal(port->sink.at, port->head - PORT_OUT_SIZE);
+    destroy(&w);
+}
+
 /* Positions that cannot be are not believed. */
 static void test_damaged(void **state)
 {
@@ -366,6 +392,7 @@ int main(void)
         cmocka_unit_test(test_type_split),
         cmocka_unit_test(test_type_packed),
         cmocka_unit_test(test_attached),
+        cmocka_unit_test(test_absent_reader),
         cmocka_unit_test(test_damaged),
     };
 
