@@ -327,9 +327,45 @@ static int set_up(void **state)
     return fd >= 0 ? close(fd) : -1;
 }
 
+/* What the guest was told when the image was opened first holds, whatever is found out now. */
+static void opened_again(void **state)
+{
+    const struct device_type *type = device_type_by_id(2);
+    struct device_config config = {.name = "vda"};
+    char error[CONFIG_ERROR_LEN], preset[300];
+    const char *presets[] = {preset, "cache=writeback", "discard=no", NULL};
+
+    (void)state;
+    make_image();
+    snprintf(preset, sizeof(preset), "path=%s", path);
+    assert_int_equal(device_config_fill(&config, type, NULL, presets, error, sizeof(error)), 0);
+    assert_int_equal(type->open(&config, error, sizeof(error)), 0);
+    assert_int_equal(config.block.discard_granularity, 0);
+    assert_false(config.block.can_secure_erase || config.block.write_through);
+    for (unsigned round = 0; round < 2; round++) {
+        close(config.fds[0]);
+        /* As if it had been able to do more, and had had no cache. */
+        config.block.discard_granularity = 65536;
+        config.block.can_secure_erase = config.block.write_through = true;
+        if (round == 1) /* found anew by a supervisor that knows it from the one before */
+            device_config_close_kept(&config);
+        assert_int_equal(type->reopen(&config, error, sizeof(error)), 0);
+        assert_int_equal(config.block.discard_granularity, 65536);
+        assert_true(config.block.can_secure_erase);
+        assert_false(config.block.write_through); /* it must be able to flush */
+        assert_int_equal(config.block.size, IMAGE_SIZE);
+    }
+    close(config.fds[0]);
+    config.fds[0] = -1;
+    device_config_close_kept(&config);
+    device_config_free(&config);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(opened_again),
         cmocka_unit_test(cached),
         cmocka_unit_test(direct),
         cmocka_unit_test(cached_with_io_thread),
