@@ -41,6 +41,7 @@ struct served_device {
     bool reopen;                 /* its worker has died: the next one needs descriptors */
     bool was_given;              /* the worker that has died last had it */
     bool was_busy;               /* and left I/O to the kernel, so that its ... */
+    bool said_in_use;            /* that it is waited for */
     int64_t granted_until_ns;    /* ... grants may be mapped until then; 0: not known yet */
     struct blame blame;          /* whether workers die of it */
     char error[CONFIG_ERROR_LEN];

@@ -37,6 +37,11 @@
 /* How often it is looked whether the dead one has let go of its images, and for how long. */
 #define REOPEN_NS (INT64_C(5) * 1000000)
 #define REOPEN_BOUND_NS (INT64_C(8) * 1000000000)
+/* While the host does not finish the I/O of the dead one, which the guest would have waited for, too. */
+#ifndef IN_USE_BOUND_NS
+#define IN_USE_BOUND_NS (INT64_C(300) * 1000000000)
+#endif
+#define IN_USE_NS (INT64_C(250) * 1000000) /* how often it is looked, after the first second */
 
 /* See still_granted. */
 #define GRANTED_MIN_NS (INT64_C(20) * 1000000)
@@ -157,7 +162,8 @@ static bool still_granted(const struct guest *g, struct served_device *d, int64_
 static int reopen(struct supervisor *s, struct guest *g, struct served_device *d, int64_t now)
 {
     const struct device_type *type = device_type_by_id(d->node.virtio_id);
-    bool patient = now < g->died_ns + REOPEN_BOUND_NS;
+    int64_t waited = now - g->died_ns;
+    bool in_use;
     char error[CONFIG_ERROR_LEN] = "";
     int ret;
 
@@ -167,19 +173,26 @@ static int reopen(struct supervisor *s, struct guest *g, struct served_device *d
         ret = type->open(&d->config, error, sizeof(error));
         if (ret == 0)
             device_opened(d);
-        else
-            ret = -EBUSY; /* it was there: it, or what is in its way, may take the host a moment */
     } else if (type->reopen != NULL) {
         ret = type->reopen(&d->config, error, sizeof(error));
     } else {
         ret = device_config_copy_kept(&d->config);
     }
-    if (ret < 0 && type->lost != NULL && type->lost(&d->config) == 0) {
+    in_use = ret == -EBUSY;
+    if (ret < 0 && !in_use && type->lost != NULL && type->lost(&d->config) == 0) {
         if (!d->is_open)
             device_opened(d);
         ret = 0;
     }
-    if (ret == -EBUSY && patient) {
+    if (ret < 0 && !d->is_open)
+        ret = -EBUSY; /* it was there: it, or what is in its way, may take the host a moment */
+    if (ret == -EBUSY && waited < (in_use ? IN_USE_BOUND_NS : REOPEN_BOUND_NS)) {
+        if (in_use && waited >= REOPEN_BOUND_NS && !d->said_in_use) {
+            d->said_in_use = true;
+            log_warning("domain %u (%s), %s: waiting for what it is on: the host has not finished the I/O of the "
+                        "worker that has ended, or something else uses it now: %s",
+                        g->domid, g->name, d->config.name, error);
+        }
         d->was_busy = true;
         return ret;
     }
@@ -191,7 +204,7 @@ static int reopen(struct supervisor *s, struct guest *g, struct served_device *d
         device_fail(s, g, d, error);
         (void)xenstore_set_state(s->xs, &d->node.id, NODE_STATE_CLOSED);
     }
-    d->reopen = d->was_busy = false;
+    d->reopen = d->was_busy = d->said_in_use = false;
     d->granted_until_ns = 0;
     return 0;
 }
@@ -256,7 +269,7 @@ static void try_start(struct supervisor *s, struct guest *g, int64_t now)
             device_send(s, g, d); /* else it is sent when the worker is ready */
     }
     if (busy)
-        g->restart_at_ns = now + REOPEN_NS;
+        g->restart_at_ns = now + (now - g->died_ns < INT64_C(1000000000) ? REOPEN_NS : IN_USE_NS);
 }
 
 bool restart_worker(struct supervisor *s, struct guest *g, const char *why)

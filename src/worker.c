@@ -169,14 +169,25 @@ static void release_held(struct worker *w, const struct slot *slot)
         loop_cancel_timer(w->mmio_loop, &w->hold_bound);
 }
 
+/*
+ * One that the guest has been using stays expected, however long the host needs to let go of what it is on:
+ * a driver that found nothing there would give it up, or go on with a device that knows nothing of it.
+ */
 static void hold_bound_reached(struct loop_timer *timer)
 {
     struct worker *w = container_of(timer, struct worker, hold_bound);
 
-    log_host("a device was not set up within 10 s: the guest sees its slot empty");
-    for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++)
-        w->slots[i].expected = false;
-    release_held(w, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++) {
+        struct slot *slot = &w->slots[i];
+
+        if (!slot->expected || state_load64(&w->state->slots[i].current) != 0)
+            continue;
+        log_host("the device in slot %zu was not set up within 10 s: the guest sees its slot empty", i);
+        slot->expected = false;
+        release_held(w, slot);
+    }
+    if (w->n_held > 0)
+        loop_set_timer(w->mmio_loop, &w->hold_bound, HOLD_BOUND_NS);
 }
 
 static bool poll_requests(struct loop_poller *poller)
