@@ -349,10 +349,15 @@ void virtio_device_set_config(struct virtio_device *dev, const void *config, siz
     dev->config_len = (uint16_t)len;
 }
 
-void virtio_device_config_changed(struct virtio_device *dev)
+void virtio_device_config_touched(struct virtio_device *dev)
 {
     dev->config_generation++;
     virtio_device_save(dev);
+}
+
+void virtio_device_config_changed(struct virtio_device *dev)
+{
+    virtio_device_config_touched(dev);
     stat_add(&dev->stats->config_changes, 1);
     if ((status_of(dev) & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
         virtio_device_interrupt(dev, VIRTIO_MMIO_INT_CONFIG);

@@ -256,6 +256,8 @@ void virtio_device_destroy(struct virtio_device *dev);
 void virtio_device_set_config(struct virtio_device *dev, const void *config, size_t len);
 /* MMIO thread: configuration changed by the device: new generation, configuration interrupt. */
 void virtio_device_config_changed(struct virtio_device *dev);
+/* The same at the driver's own word, which needs no interrupt: a new generation (4.2.2.1). */
+void virtio_device_config_touched(struct virtio_device *dev);
 static inline bool virtio_has_feature(const struct virtio_device *dev, unsigned bit)
 {
     return (dev->features >> bit & 1) != 0;

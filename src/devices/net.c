@@ -267,6 +267,7 @@ static void run_changed(struct loop_work *work)
         net->announce = false;
     net->announced = false;
     update_link(net, false); /* it knows what it said */
+    virtio_device_config_touched(net->dev);
     loop_post(net->control_loop, &net->settled);
 }
 

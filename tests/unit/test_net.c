@@ -947,6 +947,7 @@ static void filters_vlans(void **state)
 
 static void changes_its_address(void **state)
 {
+    uint32_t generation;
     struct test t;
 
     (void)state;
@@ -954,8 +955,12 @@ static void changes_its_address(void **state)
     mode(&t, VIRTIO_NET_CTRL_RX_PROMISC, 0);
     for (unsigned i = 0; i < 6; i++)
         assert_int_equal(config_field(&t, i, 1), (uint8_t)OWN_MAC[i]);
+    generation = machine_read32(t.m, VIRTIO_MMIO_CONFIG_GENERATION);
     assert_int_equal(command(&t, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, OTHER, 6),
                      VIRTIO_NET_OK);
+    /* Another CPU may be reading it, in several accesses. */
+    assert_int_not_equal(machine_read32(t.m, VIRTIO_MMIO_CONFIG_GENERATION), generation);
+    assert_int_equal(driver_take_isr(t.m) & VIRTIO_MMIO_INT_CONFIG, 0);
     assert_true(passes(&t, OTHER, 0) && !passes(&t, OWN_MAC, 0));
     for (unsigned i = 0; i < 6; i++)
         assert_int_equal(config_field(&t, i, 1), (uint8_t)OTHER[i]);
