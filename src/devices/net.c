@@ -337,7 +337,7 @@ static void net_reset(struct virtio_device *dev)
     struct net *net = dev->priv;
 
     net_filter_reset(net, 0);
-    net_set_tap(net, 1, 0);
+    net_rest_tap(net);
     net->changed_mac = net->own_mac;
     net->announced = false;
     set_mac(net, net->own_mac);
@@ -476,6 +476,7 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
     net->settled.run = net_control_settled;
     net->control_wait.expired = net_control_waited;
     net->retry.expired = retry;
+    net->set_later.expired = net_set_tap_now;
     ret = net_configure(net, config, error, error_len);
     if (ret < 0)
         goto fail;
@@ -514,6 +515,7 @@ static void net_destroy(struct virtio_device *dev)
     struct net *net = dev->priv;
 
     loop_cancel_timer(dev->mmio_loop, &net->retry);
+    loop_cancel_timer(dev->mmio_loop, &net->set_later);
     net_passt_destroy(net->relay);
     free_net(net);
     dev->priv = NULL;

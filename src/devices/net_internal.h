@@ -144,6 +144,7 @@ struct net {
     /* What the TAP was told; UINT_MAX: unknown. */
     unsigned set_offloads, set_use[NET_PAIRS_MAX];
     int64_t paid_until_ns;      /* for changes */
+    struct loop_timer set_later; /* MMIO thread: for what could not be paid */
 
     /* Any thread. */
     _Atomic unsigned allowed;   /* the offloads that a frame for the guest may need */
@@ -186,6 +187,9 @@ int64_t net_set_wait(struct net *net);
 unsigned net_guest_offloads(uint64_t features);
 /* MMIO thread. */
 void net_set_tap(struct net *net, unsigned pairs, unsigned offloads);
+void net_set_tap_now(struct loop_timer *timer);
+/* No driver: one pair, and no frame that needs offloads passes; what the TAP does is the next driver's. */
+void net_rest_tap(struct net *net);
 /* There is another TAP: set it like the last one. */
 void net_set_new_tap(struct net *net);
 void net_forget_tap(struct net *net);

@@ -69,6 +69,19 @@ static int apply_offloads(struct net *net)
     return ret;
 }
 
+/* A driver that resets the device and starts again cannot be made to wait: the interface is told later. */
+static void apply_or_later(struct net *net)
+{
+    int64_t wait = net->paid_until_ns - CREDIT_NS - monotonic_ns();
+
+    if (wait <= 0 || net->set_offloads == net->offloads) {
+        (void)apply_offloads(net);
+        return;
+    }
+    atomic_store_explicit(&net->allowed, net->offloads, memory_order_relaxed);
+    loop_set_timer(net->dev->mmio_loop, &net->set_later, wait);
+}
+
 static int apply_pairs(struct net *net)
 {
     int ret = 0;
@@ -135,7 +148,28 @@ void net_set_tap(struct net *net, unsigned pairs, unsigned offloads)
     state_store64(&net->state->pairs, pairs);
     state_store64(&net->state->offloads, offloads);
     (void)apply_pairs(net);
+    apply_or_later(net);
+    pthread_mutex_unlock(&net->lock);
+}
+
+void net_set_tap_now(struct loop_timer *timer)
+{
+    struct net *net = container_of(timer, struct net, set_later);
+
+    pthread_mutex_lock(&net->lock);
     (void)apply_offloads(net);
+    pthread_mutex_unlock(&net->lock);
+}
+
+void net_rest_tap(struct net *net)
+{
+    pthread_mutex_lock(&net->lock);
+    net->pairs = 1;
+    net->offloads = 0;
+    state_store64(&net->state->pairs, 1);
+    state_store64(&net->state->offloads, 0);
+    atomic_store_explicit(&net->allowed, 0, memory_order_relaxed);
+    (void)apply_pairs(net);
     pthread_mutex_unlock(&net->lock);
 }
 
