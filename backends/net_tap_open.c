@@ -169,3 +169,18 @@ fail:
     close(control);
     return ret;
 }
+
+int net_tap_gone(unsigned queues, int *fds)
+{
+    for (unsigned i = 0; i < queues; i++) {
+        fds[i] = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC); /* of no interface */
+        if (fds[i] < 0) {
+            int error = -errno;
+
+            while (i > 0)
+                close(fds[--i]);
+            return error;
+        }
+    }
+    return 0;
+}

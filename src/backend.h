@@ -307,6 +307,7 @@ enum net_offload {
     NET_OFFLOAD_TSO6 = 4,
     NET_OFFLOAD_ECN = 8,
     NET_OFFLOAD_USO = 16,
+    NET_OFFLOADS = 31, /* all of them */
 };
 
 struct net_tap_config {
@@ -324,6 +325,9 @@ struct net_tap_config {
  */
 int net_tap_open(const struct net_tap_config *config, int *fds, uint32_t *mtu, char *error,
                  size_t error_len);
+
+/* Supervisor: descriptors like those of an interface that was removed. 0 or -errno. */
+int net_tap_gone(unsigned queues, int *fds);
 
 /* Worker: which offloads the host can be told to use towards the guest. Leaves none on. */
 unsigned net_tap_offloads(int fd);

@@ -301,13 +301,36 @@ static int net_reopen(struct device_config *config, char *error, size_t error_le
     return ret < 0 ? ret : 0;
 }
 
-/* A connection that has ended: the guest goes on without a link until passt listens again. */
+static int lose_tap(struct device_config *config)
+{
+    unsigned queues = (unsigned)device_config_uint(config, "queues");
+    char error[CONFIG_ERROR_LEN];
+    int ret;
+
+    if (queues == 0)
+        queues = NET_PAIRS_MAX;
+    if (config->host == NULL && use_tap(config, error, sizeof(error)) < 0)
+        return -EBUSY; /* another device's */
+    ret = net_tap_gone(queues, config->fds);
+    if (ret < 0) {
+        net_close(config);
+        return ret;
+    }
+    config->n_fds = queues;
+    (void)device_config_keep(config, config->fds, config->n_fds);
+    return 0;
+}
+
+/*
+ * An interface that cannot be made now (its bridge is gone), a connection that has ended: the guest goes on
+ * without a link, and the worker asks for it until it is there.
+ */
 static int net_lost(struct device_config *config)
 {
     int ret;
 
     if (!is_passt(config))
-        return -EOPNOTSUPP;
+        return lose_tap(config);
     ret = net_passt_ended(config->fds);
     config->n_fds = ret < 0 ? 0 : 3;
     return ret;

@@ -496,8 +496,13 @@ static int net_create(struct virtio_device *dev, const struct device_config *con
     /* Taken over: closed by net_destroy. What is left over is closed by the caller. */
     for (unsigned i = 0; i < net->max_pairs; i++)
         ((struct device_config *)config)->fds[i] = -1;
-    if (!net->is_passt)
+    if (!net->is_passt) {
         net->host_offloads = net_tap_offloads(net->fds[0]);
+        /* What the driver was offered stays so, also where the interface is gone for the time being. */
+        if (dev->adopted)
+            net->host_offloads |= (unsigned)state_load64(&net->state->host_offloads) & NET_OFFLOADS;
+        state_store64(&net->state->host_offloads, net->host_offloads);
+    }
     net_forget_tap(net);
     dev->priv = net;
     dev->offered = offered_features(net);

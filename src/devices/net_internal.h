@@ -70,6 +70,7 @@ struct net_state {
     uint64_t pairs, offloads; /* as in struct net */
     uint64_t coalesce[2];     /* of receive, of transmit queues: as the driver said it, 5.1.6.5.9 */
     uint64_t link;            /* enum net_link */
+    uint64_t host_offloads;   /* of the interface, when it was opened first; 0: an older version's */
 };
 enum net_link { LINK_AS_CONFIGURED, LINK_SET_DOWN, LINK_SET_UP };
 

@@ -932,6 +932,8 @@ static void filters_vlans(void **state)
 
     (void)state;
     start(&t, NULL);
+    assert_true(passes(&t, OWN_MAC, 5)); /* 5.1.6.5.1.1: all that comes */
+    assert_int_equal(mode(&t, VIRTIO_NET_CTRL_RX_PROMISC, 0), VIRTIO_NET_OK);
     assert_true(passes(&t, OWN_MAC, 0));
     assert_false(passes(&t, OWN_MAC, 5) || passes(&t, OWN_MAC, 4095));
     assert_int_equal(vlan(&t, VIRTIO_NET_CTRL_VLAN_ADD, 5), VIRTIO_NET_OK);
@@ -941,8 +943,11 @@ static void filters_vlans(void **state)
     assert_false(passes(&t, OWN_MAC, 5));
     assert_int_equal(vlan(&t, VIRTIO_NET_CTRL_VLAN_ADD, 4096), VIRTIO_NET_ERR);
     assert_int_equal(vlan(&t, 2, 5), VIRTIO_NET_ERR);
+    assert_int_equal(mode(&t, VIRTIO_NET_CTRL_RX_PROMISC, 1), VIRTIO_NET_OK);
+    assert_true(passes(&t, OTHER, 6));
     end(&t);
     start(&t, &(struct set_up){.without = NET(CTRL_VLAN)});
+    assert_int_equal(mode(&t, VIRTIO_NET_CTRL_RX_PROMISC, 0), VIRTIO_NET_OK);
     assert_true(passes(&t, OWN_MAC, 5));
     end(&t);
 }

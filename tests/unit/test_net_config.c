@@ -39,6 +39,13 @@ int net_tap_open(const struct net_tap_config *config, int *fds, uint32_t *mtu, c
     return 0;
 }
 
+int net_tap_gone(unsigned queues, int *fds)
+{
+    for (unsigned i = 0; i < queues && host.result == 0; i++)
+        fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
+    return host.result;
+}
+
 static const struct guest_identity guest = {.domid = 7, .name = "g1",
                                             .uuid = "6f1a4a2e-52c7-4f0e-9a0c-3d1b7e5c9a10"};
 
@@ -254,6 +261,30 @@ static void interface_in_use(void **state)
     close_it(&second);
 }
 
+/* At a takeover, it cannot be made now: a guest that has had it goes on without, and it stays its own. */
+static void lost_for_the_time_being(void **state)
+{
+    const char *const presets[] = {"tap=mine", "queues=3", NULL};
+    const struct device_type *type = device_type_by_name("net");
+    struct opened o, other;
+
+    (void)state;
+    host.result = -ENODEV;
+    open_it(&o, &guest, "net0", presets);
+    assert_int_equal(o.result, -ENODEV);
+    assert_int_equal(type->lost(&o.config), -ENODEV);
+    host.result = 0;
+    assert_int_equal(type->lost(&o.config), 0);
+    o.result = 0;
+    assert_int_equal(o.config.n_fds, 3);
+    assert_int_equal(o.config.n_kept, 3);
+    open_it(&other, &guest, "net1", presets);
+    assert_int_equal(other.result, -EBUSY);
+    assert_int_equal(type->lost(&other.config), -EBUSY);
+    close_it(&other);
+    close_it(&o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -262,6 +293,7 @@ int main(void)
         cmocka_unit_test(wrong_values),
         cmocka_unit_test(asks),
         cmocka_unit_test(interface_in_use),
+        cmocka_unit_test(lost_for_the_time_being),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -294,6 +294,7 @@ static void offloads_and_queues(void **state)
 {
     const unsigned tcp = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 | NET_OFFLOAD_ECN;
     int fds[NET_PAIRS_MAX];
+    char byte[1];
 
     (void)state;
     need_tap();
@@ -314,6 +315,14 @@ static void offloads_and_queues(void **state)
     assert_int_equal(net_tap_offloads(fds[0]), 0);
     for (unsigned i = 0; i < 4; i++)
         close(fds[i]);
+    /* There may never have been one. */
+    assert_int_equal(net_tap_gone(4, fds), 0);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(net_tap_set_offloads(fds[i], tcp), -EBADFD);
+        assert_int_equal(read(fds[i], byte, sizeof(byte)), -1);
+        assert_int_equal(errno, EBADFD);
+        close(fds[i]);
+    }
 }
 
 static void failures(void **state)
