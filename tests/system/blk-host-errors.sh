@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# checks: errors of the host (full file system, shrunk image, broken disk) are I/O errors in the guest, with the cause in the log
+# shellcheck disable=SC2016,SC2154 # the guest's shell expands; $job comes from guest_job
+# checks: errors of the host (full file system, shrunk image, broken disk, failed write-back, a disk in use) are I/O errors in the guest or waited for, with the cause in the log
 # files: common.bash
 # timeout: 1500
 . ./common.bash
@@ -16,6 +17,12 @@ dmsetup create broken <<END
 16384 16384 error
 32768 32768 linear $loop 32768
 END
+# One that is broken for some time only.
+flaky_image=$(losetup -f --show "$(new_image flaky 32)")
+flaky() { # "linear DEVICE 0", or "error"
+    dmsetup suspend --noflush flaky && dmsetup load flaky --table "0 65536 $1" && dmsetup resume flaky
+}
+dmsetup create flaky --table "0 65536 linear $flaky_image 0"
 dmsetup mknodes
 configure g1 <<END
 [xvda]
@@ -27,8 +34,12 @@ serial = full
 [blk1]
 path = $IMAGES/shrinks
 serial = shrinks
+[blk2]
+path = /dev/mapper/flaky
+cache = writeback
+serial = flaky
 END
-domu_create g1 "virtio=$(blk_devices 2)" "disk=[$(virtio_disk /dev/mapper/broken xvda)]" || give_up "xl create"
+domu_create g1 vcpus=2 "virtio=$(blk_devices 3)" "disk=[$(virtio_disk /dev/mapper/broken xvda)]" || give_up "xl create"
 must "the guest comes up" up g1
 pid=$(worker g1)
 
@@ -55,6 +66,40 @@ check "broken disk: the bad part cannot" guest g1 '
 check "broken disk: the log has the cause" logged 'xvda: .*(Input/output error)'
 check "broken disk: behind it all is well" guest g1 'dd if=$(disk broken) of=/dev/null bs=1M skip=16 iflag=direct'
 check "viodctl counts the errors" test "$(show g1 '[.devices[].errors] | min')" -gt 0
+# --- the host's page cache cannot be written back ------------------------------------------------------
+flush='dd if=/dev/urandom of=$(disk flaky) bs=4k count=4 oflag=direct conv=fsync,notrunc'
+check "write-back: a flush succeeds" guest g1 "$flush"
+check "write-back: the disk breaks" flaky error
+check "write-back: a flush fails" guest g1 "! $flush"
+check "write-back: the disk is whole again" flaky "linear $flaky_image 0"
+check "write-back: what is lost stays lost: no flush succeeds" guest g1 "! $flush && ! $flush"
+check "write-back: the log says so" logged 'blk2: the host could not write what the guest has written \(Input/output error\)'
+check "write-back: reads and writes go on" guest g1 'dd if=$(disk flaky) of=/dev/null bs=4k count=100 iflag=direct &&
+    dd if=/dev/urandom of=$(disk flaky) bs=4k count=100 oflag=direct conv=notrunc'
+check "write-back: nor for the other disks is anything different" guest g1 \
+    'dd if=/dev/urandom of=$(disk full) bs=4k count=4 oflag=direct conv=fsync,notrunc'
 check "the worker is the same" same "$(worker g1)" "$pid"
 check "no device needs a reset" same "$(show g1 '[.devices[].needs_reset] | add')" 0
+
+# --- a disk in use while its worker is replaced: the guest waits, as it would for the storage ---------------
+guest_job g1 'while [[ ! -e /run/enough ]]; do
+    dd if=/dev/urandom of=$(disk broken) bs=4k count=16 oflag=direct conv=fsync,notrunc status=none || exit 1; done'
+writes=$job
+requests=$(device g1 xvda requests)
+must "a disk is written to" wait_for "$LONG" "[[ \$(device g1 xvda requests) -gt $((requests + 50)) ]]"
+check "viod is killed" end_viod KILL
+kill -9 "$pid"
+hold() { dmsetup create holder --table "0 65536 linear /dev/mapper/broken 0" 2>/dev/null; }
+must "its worker, too, and something else uses the disk" wait_for 60 hold
+must "viod starts again" start_viod
+check "the disk is waited for" wait_for 60 "logged 'xvda: waiting for what it is on'"
+sleep 4
+check "it is not given up" same "$(device g1 xvda state)" waiting
+check "other disks are served" wait_for 60 'served g1 blk1'
+check "it is free again" wait_for 60 'dmsetup remove holder'
+check "and served" wait_for 60 'served g1 xvda'
+check "the guest is told to come to an end" enough g1
+check_job "it has waited: no write failed" "$writes"
+check "write-back: a successor knows what was lost" guest g1 "! $flush"
+check "no device needs a reset after all that" same "$(show g1 '[.devices[].needs_reset] | add')" 0
 finish

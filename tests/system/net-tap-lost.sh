@@ -49,6 +49,17 @@ sleep 4
 check "the log says why, once" same "$(grep -c 'no new interface' "$VIOD_LOG")" 1
 check "and what to do" logged 'there is no bridge "xenbr0": make it'
 check "the guest runs on" nguest g1 'ip link set $(nic) up && sleep 1'
+check "nothing broke" no_errors
+# Whoever comes then knows no interface either.
+kill -9 "$pid"
+has_another() { [[ $(worker g1) != "$pid" && $(worker g1) != null ]] && all_served g1; }
+check "its worker is killed: another one goes on, without a link" wait_for 60 has_another
+pid=$(worker g1)
+check "viod is killed" end_viod KILL
+check "and starts again" start_viod
+check "a worker goes on without a link" wait_for 60 has_another
+pid=$(worker g1)
+check "the guest runs on through both" nguest g1 'ip link set $(nic) up && [[ $(<"/sys/class/net/$(nic)/carrier") == 0 ]]'
 new_bridge xenbr0 10.0.0.1/24
 check "with the bridge comes a TAP" wait_for 60 'has_tap 0'
 check "and the guest answers" wait_for "$LONG" 'ping -c 1 -W 5 10.0.0.2 >/dev/null'
