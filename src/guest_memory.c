@@ -185,37 +185,34 @@ static int make_room(struct guest_memory *gm)
     return 0;
 }
 
-/* Memory that the host does not have just now is no fault of the guest's: it may be there in a moment. */
-static bool try_again(int error, unsigned tries)
+/* That the host has no memory just now is no fault of the guest's. */
+static bool is_shortage(int error)
 {
-    const struct timespec pause = {.tv_nsec = 1000000L << (2 * tries)};
-
-    if ((error != -ENOMEM && error != -EAGAIN && error != -EINTR) || tries == MAP_TRIES)
-        return false;
-    nanosleep(&pause, NULL);
-    return true;
+    return error == -ENOMEM || error == -EAGAIN || error == -EINTR;
 }
 
 static int map_chunk(struct guest_memory *gm, struct chunk chunk)
 {
     size_t first = chunk.index * gm->chunk_pages, pages = pages_of(gm, &chunk);
-    int err[CHUNK_PAGES], ret;
-    unsigned tries = 0;
+    int err[CHUNK_PAGES], ret = make_room(gm);
+    uint8_t *at = chunk.bank->host + first * GUEST_PAGE_SIZE;
     uint64_t n = 0;
 
-    do {
-        ret = make_room(gm);
-        if (ret < 0)
-            continue;
+    if (ret == 0) {
         memset(err, 0xff, sizeof(err));
-        ret = gm->hv->ops->map_ram(gm->hv, (chunk.bank->base >> GUEST_PAGE_SHIFT) + first, pages,
-                                   chunk.bank->host + first * GUEST_PAGE_SIZE, err);
+        ret = gm->hv->ops->map_ram(gm->hv, (chunk.bank->base >> GUEST_PAGE_SHIFT) + first, pages, at,
+                                   err);
         atomic_fetch_add_explicit(&gm->map_calls, 1, memory_order_relaxed);
-    } while (ret < 0 && try_again(ret, tries++));
+        for (size_t i = 0; i < pages && ret == 0; i++)
+            if (is_shortage(err[i])) { /* of a part of it */
+                gm->hv->ops->unmap_ram(gm->hv, at, pages);
+                ret = -ENOMEM;
+            }
+    }
     if (ret < 0) {
         log_host("cannot map the guest's memory at %#llx: %s",
                  (unsigned long long)(chunk.bank->base + first * GUEST_PAGE_SIZE), strerror(-ret));
-        return -EFAULT;
+        return is_shortage(ret) ? -ENOMEM : -EFAULT;
     }
     for (size_t i = 0; i < pages; i++)
         if (err[i] == 0) {
@@ -273,17 +270,14 @@ static int missing_in_mapped_chunk(struct guest_memory *gm, const struct chunk *
     struct bank *bank = chunk->bank;
 
     for (size_t page = first; page <= last; page++) {
-        unsigned tries = 0;
         int ret;
 
         if (pages_valid(bank, page, page))
             continue;
         atomic_fetch_add_explicit(&gm->probes, 1, memory_order_relaxed);
-        do {
-            ret = gm->hv->ops->probe_ram(gm->hv, (bank->base >> GUEST_PAGE_SHIFT) + page);
-        } while (ret < 0 && try_again(ret, tries++));
+        ret = gm->hv->ops->probe_ram(gm->hv, (bank->base >> GUEST_PAGE_SHIFT) + page);
         if (ret < 0)
-            return -EFAULT;
+            return is_shortage(ret) ? -ENOMEM : -EFAULT;
         break; /* that is enough: others are looked at when the chunk is mapped anew */
     }
     record_stale(gm, chunk);

@@ -40,6 +40,7 @@ void guest_memory_destroy(struct guest_memory *gm);
  *   -EFAULT  a hole, MMIO, outside RAM, or the range wraps
  *   -EAGAIN  a page came back since its chunk was mapped with a hole (ballooning): the chunk is
  *            recorded; pause all I/O, call guest_memory_drop_stale, and try again
+ *   -ENOMEM  the host has no memory for it now: try again later
  */
 int guest_memory_translate(struct guest_memory *gm, gpa_t gpa, uint64_t len, void **out);
 

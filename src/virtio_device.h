@@ -141,6 +141,8 @@ struct virtio_queue {
     /* I/O thread. */
     struct loop_poller poller;
     struct loop_timer recheck_timer;
+    struct loop_timer shortage_timer; /* stalled until then: the host had no memory */
+    int64_t shortage_ns;              /* how long it was set for last */
     bool running, stopping, pausing, is_paused, stalled, held;
     bool unmapped;           /* adopted, and not looked at yet */
     bool may_hold;           /* interrupts may wait for company: see hold_interrupt */

@@ -22,6 +22,9 @@
 #define PROBE_MAX 1024u
 /* An interrupt that waits for company waits for so many times its own cost, at most. */
 #define PATIENCE_MAX 8u
+/* How long a queue waits when the host has no memory: at first, and at most. */
+#define SHORTAGE_FIRST_NS INT64_C(10000000)
+#define SHORTAGE_MAX_NS INT64_C(1000000000)
 /* How long a driver may take from its acknowledgement to its look at the rings. */
 #define RECHECK_NS 1000000
 
@@ -328,6 +331,7 @@ static bool drain(struct virtio_queue *q)
         loop_remove_poller(q->loop, &q->poller);
         loop_cancel_timer(q->loop, &q->recheck_timer);
         loop_cancel_timer(q->loop, &q->hold_timer);
+        loop_cancel_timer(q->loop, &q->shortage_timer);
         if (q->dev->ops->queue_stopped != NULL)
             q->dev->ops->queue_stopped(q->dev, q->vq);
         virtqueue_stop(q->vq);
@@ -347,18 +351,33 @@ static bool may_look(const struct virtio_queue *q)
     return is_active(q) && !q->held;
 }
 
+/* The guest's memory cannot be reached now; `ret` says why. What is in flight goes on. */
+static void stall(struct virtio_queue *q, int ret)
+{
+    q->stalled = true;
+    if (ret == -EAGAIN) {
+        q->dev->memory_stale(q->dev);
+        return;
+    }
+    q->shortage_ns = q->shortage_ns == 0 ? SHORTAGE_FIRST_NS : MIN(2 * q->shortage_ns, SHORTAGE_MAX_NS);
+    loop_set_timer(q->loop, &q->shortage_timer, q->shortage_ns);
+}
+
+static void shortage_over(struct loop_timer *timer)
+{
+    container_of(timer, struct virtio_queue, shortage_timer)->stalled = false;
+}
+
 /* What its predecessor had completed is published, even if nothing is to be popped. */
 static void map_adopted(struct virtio_queue *q)
 {
     int ret = virtqueue_map(q->vq);
 
-    q->unmapped = ret == -EAGAIN;
-    if (ret == -EAGAIN) {
-        q->stalled = true;
-        q->dev->memory_stale(q->dev);
-    } else if (ret < 0) {
+    q->unmapped = virtqueue_is_later(ret);
+    if (q->unmapped)
+        stall(q, ret);
+    else if (ret < 0)
         virtio_device_broken(q->dev, virtqueue_error(q->vq));
-    }
 }
 
 static bool queue_poll(struct loop_poller *poller)
@@ -385,11 +404,11 @@ static bool queue_poll(struct loop_poller *poller)
         virtqueue_set_serving(q->vq, false);
         if (n > 0) {
             taken = n;
+            q->shortage_ns = 0;
             note_arrival(q);
             progress = true;
-        } else if (n == -EAGAIN) {
-            q->stalled = true;
-            dev->memory_stale(dev);
+        } else if (virtqueue_is_later(n)) {
+            stall(q, n);
         } else if (n < 0) {
             virtio_device_broken(dev, virtqueue_error(q->vq));
         }
@@ -446,6 +465,7 @@ static void run_start(struct loop_work *work)
     q->adopting = false;
     q->running = true;
     q->stalled = false;
+    q->shortage_ns = 0;
     q->held = false;
     q->is_paused = false;
     q->irq_wanted = q->napping = q->probing = q->added = false;
@@ -490,6 +510,7 @@ static void run_resume(struct loop_work *work)
 
     q->is_paused = false;
     q->stalled = false;
+    loop_cancel_timer(q->loop, &q->shortage_timer);
 }
 
 static void run_leave(struct loop_work *work)
@@ -531,6 +552,7 @@ void virtio_queue_init(struct virtio_queue *q)
     q->recheck.run = run_recheck;
     q->recheck_timer.expired = recheck_now;
     q->hold_timer.expired = look_again;
+    q->shortage_timer.expired = shortage_over;
     q->pause.run = run_pause;
     q->resume.run = run_resume;
     q->leave.run = run_leave;

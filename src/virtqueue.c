@@ -219,7 +219,7 @@ void virtqueue_forget_mapping(struct virtqueue *vq)
         vq->mapped = false;
 }
 
-/* 0, -EAGAIN or -EPROTO. */
+/* 0, -EAGAIN, -ENOMEM or -EPROTO. */
 static int map_areas(struct virtqueue *vq)
 {
     struct ring_format format;
@@ -247,7 +247,7 @@ static int map_areas(struct virtqueue *vq)
             ret = grants_map_ring(vq, i, areas[i].gpa, areas[i].bytes, &host);
         else
             ret = guest_memory_translate(vq->config.memory, areas[i].gpa, areas[i].bytes, &host);
-        if (ret == -EAGAIN)
+        if (virtqueue_is_later(ret))
             return ret;
         if (ret < 0)
             return virtqueue_violation(vq, vq->grants != NULL
@@ -306,7 +306,7 @@ static int add_to_chain(struct virtqueue *vq, struct chain *chain, const struct 
         ret = grants_note(d, &host);
     else
         ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
-    if (ret == -EAGAIN)
+    if (virtqueue_is_later(ret))
         return ret;
     vq->last_faulted = ret < 0;
     if (ret < 0) {
@@ -379,7 +379,7 @@ int virtqueue_open_table(struct virtqueue *vq, const struct descriptor *d, const
         ret = grants_open_table(vq, d, &host);
     else
         ret = guest_memory_translate(vq->config.memory, (gpa_t){d->addr}, d->len, &host);
-    if (ret == -EAGAIN)
+    if (virtqueue_is_later(ret))
         return ret;
     if (ret < 0)
         return virtqueue_violation(vq, "indirect table is not in the guest's RAM");

@@ -130,8 +130,10 @@ bool virtqueue_broken(const struct virtqueue *vq);
 /*
  * The next chain. 1: *out is the device's until chain_complete; 0: none (or no slot is free: look
  * again after a completion); -EPROTO: the driver broke the ring, see virtqueue_error; -EAGAIN:
- * guest_memory needs drop_stale first; nothing was taken.
+ * guest_memory needs drop_stale first; -ENOMEM: the host has no memory to reach the guest's now. In these
+ * two cases nothing was taken.
  */
+static inline bool virtqueue_is_later(int ret) { return ret == -EAGAIN || ret == -ENOMEM; }
 int virtqueue_pop(struct virtqueue *vq, struct chain **out);
 /* What was wrong, for the log; a constant string. "" if nothing. */
 const char *virtqueue_error(const struct virtqueue *vq);

@@ -150,7 +150,7 @@ int grants_map_ring(struct virtqueue *vq, size_t i, gpa_t addr, uint64_t len, vo
         ret = grant_memory_map(g->memory, &span, 1, writable, &g->ring[i]);
     if (ret == 0)
         *host = (uint8_t *)g->ring[i].at + span.offset;
-    return ret == 0 ? 0 : -EFAULT;
+    return ret == 0 || ret == -ENOMEM ? ret : -EFAULT;
 }
 
 /* ---- copies ---- */

@@ -47,7 +47,7 @@ struct ring_ops {
     void (*unput_used)(struct virtqueue *vq, uint16_t descriptors);
     /* 1 and *head (a private copy of what identifies the chain), 0, -EPROTO. */
     int (*peek)(struct virtqueue *vq);
-    /* Copies the chain's descriptors into vq->walk; 0 or -EPROTO, -EAGAIN. */
+    /* Copies the chain's descriptors into vq->walk; 0 or -EPROTO, -EAGAIN, -ENOMEM. */
     int (*walk)(struct virtqueue *vq, struct chain *chain);
     /* The chain that peek and walk looked at is taken. */
     void (*take)(struct virtqueue *vq, struct chain *chain);
@@ -217,7 +217,7 @@ static inline uint64_t load_table64(const uint8_t *at)
     return value;
 }
 
-/* Adds a descriptor's buffer to the chain. 0, -EPROTO, -EAGAIN; -ENOBUFS: no block is free. */
+/* Adds a descriptor's buffer to the chain. 0, -EPROTO, -EAGAIN, -ENOMEM; -ENOBUFS: no block is free. */
 int virtqueue_add_element(struct virtqueue *vq, struct chain *chain, const struct descriptor *d);
 /* Checks an indirect descriptor and maps its table. */
 int virtqueue_open_table(struct virtqueue *vq, const struct descriptor *d, const uint8_t **table,

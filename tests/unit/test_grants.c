@@ -605,6 +605,12 @@ static void test_row_20_the_host_refuses(void **state)
 
     rig_create(&rig, SIZE, F_ACCESS_PLATFORM);
     fake_fail(rig.fake, FAKE_GRANT_MAP, 3, -ENOMEM); /* the last area of the ring */
+    assert_int_equal(virtqueue_pop(rig.vq, &chain), -ENOMEM);
+    rig_expect_empty(&rig);
+    rig_destroy(&rig);
+
+    rig_create(&rig, SIZE, F_ACCESS_PLATFORM);
+    fake_fail(rig.fake, FAKE_GRANT_MAP, 3, -EFAULT);
     rig_expect_broken(&rig);
     rig_expect_recovery(&rig);
     rig_destroy(&rig);

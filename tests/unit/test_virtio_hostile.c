@@ -98,6 +98,51 @@ static void test_row_13_buffers_on_the_registers(void **state)
     }
 }
 
+/*
+ * The host has no memory when the guest has given a page away and all is mapped anew: the driver is not to
+ * blame. It goes on when there is some, and can be reset before.
+ */
+static void test_row_15_no_memory_for_a_while(void **state)
+{
+    (void)state;
+    for (unsigned reset = 0; reset < 2; reset++) {
+        struct machine *m = machine_create(NULL);
+        gpa_t buffer = guest_alloc(&m->heap[1], 4096, 8);
+        struct driver d;
+
+        driver_start(&d, m, F_VERSION_1, 1, 16);
+        for (unsigned round = 0; round < 3; round++) {
+            int64_t until = monotonic_ns() + INT64_C(60000000);
+
+            machine_invalidate(m);
+            fake_fail(m->fake, FAKE_MAP, 0, -ENOMEM);
+            driver_add_echo(&d.rings[0], buffer, 64, round, false);
+            driver_kick(&d, 0);
+            while (monotonic_ns() < until)
+                event_loop_turn(m->loop, 5000000);
+            assert_int_equal(m->stats->needs_reset, 0);
+            assert_int_equal(get_all(&d.rings[0]), 0);
+            if (round == 1)
+                machine_invalidate(m); /* a pause meanwhile */
+            if (round == 2 && reset) {
+                fake_fail(m->fake, FAKE_MAP, 0, 0);
+                driver_restart(&d);
+                driver_add_echo(&d.rings[0], buffer, 64, round, false);
+                driver_kick(&d, 0);
+            }
+            fake_fail(m->fake, FAKE_MAP, 0, 0);
+            until = monotonic_ns() + INT64_C(20000000000);
+            for (unsigned done = 0; done == 0; done = get_all(&d.rings[0])) {
+                event_loop_turn(m->loop, 5000000);
+                assert_true(monotonic_ns() < until);
+            }
+            assert_true(driver_check_echo(&d.rings[0], buffer, 64, round));
+        }
+        machine_destroy(m);
+        driver_end(&d);
+    }
+}
+
 /* Any map or probe that fails, at any step of a device's life: no leak, and a reset heals. */
 static void test_row_15_everything_fails_once(void **state)
 {
@@ -469,6 +514,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_row_13_buffers_on_the_registers),
         cmocka_unit_test(test_row_15_everything_fails_once),
+        cmocka_unit_test(test_row_15_no_memory_for_a_while),
         cmocka_unit_test(test_row_19_data_pages_ballooned_mid_request),
         cmocka_unit_test(test_row_19_ring_pages_ballooned),
         cmocka_unit_test(test_row_19_invalidation_at_any_time),

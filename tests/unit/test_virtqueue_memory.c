@@ -156,12 +156,14 @@ static void test_row_15_mapping_fails_at_every_step(void **state)
             fake_fail(rig.fake, FAKE_MAP, nth, -ENOMEM);
             ring_add(&rig.ring, s, 2, s + 2, 1, &rig, false);
             ret = virtqueue_pop(rig.vq, &chain);
-            if (ret == 1) {
-                chain_complete(chain, 0);
-                virtqueue_flush(rig.vq);
-            } else {
-                assert_int_equal(ret, -EPROTO);
+            if (ret != 1) { /* not the driver's fault: nothing was taken, and the next time it works */
+                assert_int_equal(ret, -ENOMEM);
+                assert_false(virtqueue_broken(rig.vq));
+                chain = rig_pop(&rig);
             }
+            assert_false(chain->faulted);
+            chain_complete(chain, 0);
+            virtqueue_flush(rig.vq);
             rig_expect_recovery(&rig);
             rig_destroy(&rig);
         }
