@@ -19,6 +19,9 @@
 #endif
 
 #define BIT64(n) (UINT64_C(1) << (n))
+/* When an interrupt that could not be raised is tried again: at first, and at most. */
+#define RAISE_FIRST_NS INT64_C(10000000)
+#define RAISE_MAX_NS INT64_C(1000000000)
 
 void virtio_device_publish_status(struct virtio_device *dev)
 {
@@ -27,6 +30,15 @@ void virtio_device_publish_status(struct virtio_device *dev)
 }
 
 /* ---- interrupts: any thread ---- */
+
+static int raise_irq(struct virtio_device *dev)
+{
+    int ret = dev->hv->ops->raise_irq(dev->hv, dev->irq);
+
+    if (ret < 0)
+        log_host("%s: cannot raise interrupt %u: %s", dev->name, dev->irq, strerror(-ret));
+    return ret;
+}
 
 /*
  * Sets a bit of InterruptStatus and raises the interrupt. While the driver has not acknowledged an
@@ -44,9 +56,29 @@ void virtio_device_interrupt(struct virtio_device *dev, uint32_t bit)
     if ((atomic_fetch_or(&dev->isr, bit) & bit) != 0)
         return;
     atomic_store_explicit(&dev->irq_raised_ns, monotonic_ns(), memory_order_relaxed);
-    ret = dev->hv->ops->raise_irq(dev->hv, dev->irq);
-    if (ret < 0)
-        log_host("%s: cannot raise interrupt %u: %s", dev->name, dev->irq, strerror(-ret));
+    ret = raise_irq(dev);
+    /* A driver that hears nothing acknowledges nothing, and no later event would be raised. */
+    if (ret < 0 && !atomic_exchange(&dev->raises_again, true))
+        loop_post(dev->mmio_loop, &dev->raise_again);
+}
+
+static void run_raise_again(struct loop_work *work)
+{
+    struct virtio_device *dev = container_of(work, struct virtio_device, raise_again);
+
+    dev->raise_ns = RAISE_FIRST_NS;
+    loop_set_timer(dev->mmio_loop, &dev->raise_timer, dev->raise_ns);
+}
+
+static void raise_now(struct loop_timer *timer)
+{
+    struct virtio_device *dev = container_of(timer, struct virtio_device, raise_timer);
+
+    atomic_store(&dev->raises_again, false); /* first: another thread may fail just now */
+    if (atomic_load(&dev->isr) == 0 || raise_irq(dev) == 0 || atomic_exchange(&dev->raises_again, true))
+        return;
+    dev->raise_ns = MIN(2 * dev->raise_ns, RAISE_MAX_NS);
+    loop_set_timer(dev->mmio_loop, timer, dev->raise_ns);
 }
 
 /* Two traps and what the guest does around them: hardware and load decide, so it is measured. */
@@ -481,6 +513,8 @@ int virtio_device_create(const struct virtio_device_ops *ops, const struct virti
     }
     dev->mmio_loop = env->mmio_loop;
     dev->memory_stale = env->memory_stale;
+    dev->raise_again.run = run_raise_again;
+    dev->raise_timer.expired = raise_now;
     atomic_store(&dev->irq_cost_ns, IRQ_COST_FIRST_NS);
     dev->irq_hold_max_ns = HOLD_MAX_NS;
     dev->irq_nap_max_ns = NAP_MAX_NS;
@@ -548,6 +582,7 @@ void virtio_device_destroy(struct virtio_device *dev)
 {
     if (dev == NULL)
         return;
+    loop_cancel_timer(dev->mmio_loop, &dev->raise_timer);
     dev->ops->destroy(dev);
     if (dev->queues != NULL)
         for (unsigned i = 0; i < dev->n_queues; i++)

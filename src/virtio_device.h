@@ -192,6 +192,11 @@ struct virtio_device {
     _Atomic uint32_t isr;
     _Atomic uint32_t events_since_isr_read; /* bits of isr */
     _Atomic int64_t irq_raised_ns; /* 0: acknowledged */
+    /* The interrupt could not be raised. MMIO thread, but for the bool. */
+    atomic_bool raises_again;
+    struct loop_work raise_again;
+    struct loop_timer raise_timer;
+    int64_t raise_ns;
     _Atomic int64_t irq_cost_ns;   /* what an interrupt takes the driver until it acknowledges it */
     int64_t irq_hold_max_ns;       /* an interrupt that waits for company waits no longer */
     int64_t irq_nap_max_ns;        /* nor, without polling, for so long without a look at the rings */
