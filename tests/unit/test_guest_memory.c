@@ -155,7 +155,7 @@ static void test_every_page_of_a_chunk_as_the_hole(void **state)
 }
 
 /* One that is there again is reason enough to map the chunk anew: the others are not asked for. */
-static void test_row_16_many_that_come_back(void **state)
+static void test_row_26_many_that_come_back(void **state)
 {
     uint64_t page = FAKE_BANK0_BASE + 5 * CHUNK, before;
     struct memory m = create(NULL);
@@ -384,7 +384,7 @@ int main(void)
         cmocka_unit_test(test_row_11_ranges_that_wrap),
         cmocka_unit_test(test_row_12_holes),
         cmocka_unit_test(test_every_page_of_a_chunk_as_the_hole),
-        cmocka_unit_test(test_row_16_many_that_come_back),
+        cmocka_unit_test(test_row_26_many_that_come_back),
         cmocka_unit_test(test_row_19_page_that_comes_back),
         cmocka_unit_test(test_row_19_many_stale_chunks),
         cmocka_unit_test(test_row_19_drop),
