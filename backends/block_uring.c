@@ -25,7 +25,8 @@
 
 #include "block_internal.h"
 
-#define RETRIES_MAX 16u /* of one operation, after EINTR or EAGAIN */
+/* Of one operation, after EINTR or EAGAIN, or ECANCELED: the kernel could not make a thread for it. */
+#define RETRIES_MAX 16u
 /* One element of an iovec in one operation: the kernel transfers less than 2 GiB anyway. */
 #define ELEMENT_MAX (UINT64_C(1) << 30)
 
@@ -55,7 +56,7 @@ static void finish(struct block_request *request, int result)
 
 static bool may_retry(int result, uint8_t *retries)
 {
-    return (result == -EINTR || result == -EAGAIN) && (*retries)++ < RETRIES_MAX;
+    return (result == -EINTR || result == -EAGAIN || result == -ECANCELED) && (*retries)++ < RETRIES_MAX;
 }
 
 /* ---- FLUSH ---- */
@@ -75,7 +76,8 @@ void block_set_flush_error(struct block_backend *block, int error)
 
 static bool was_not_tried(int result)
 {
-    return result == -EINTR || result == -EAGAIN || result == -EINVAL || result == -EOPNOTSUPP;
+    return result == -EINTR || result == -EAGAIN || result == -ECANCELED || result == -EINVAL ||
+           result == -EOPNOTSUPP;
 }
 
 static void submit_fsync(struct block_request *request);
@@ -148,6 +150,7 @@ static void vectored_done(struct loop_op *op, int result, bool more)
     }
     request->state.progress += (uint64_t)result;
     if (request->state.progress >= request->len) {
+        request->state.retries = 0;
         if (is_synced_afterwards(request))
             submit_fsync(request);
         else
@@ -446,7 +449,7 @@ static int check(const struct block_backend *block, const struct block_request *
                         : 512;
 
     if (request->op == BLOCK_FLUSH)
-        return block_flush_error(block);
+        return 0; /* the kernel is to say what it has to say, whatever becomes of it */
     if (request->fua && block_flush_error(block) != 0)
         return block_flush_error(block);
     if (block->info.read_only && request->op != BLOCK_READ)

@@ -94,6 +94,11 @@ int block_find(const char *path, bool read_only, char *error, size_t error_len);
  * another one has with a probability of 2^-64. Never 0 for an image; 0 if that cannot be found out.
  */
 uint64_t block_identity(int node);
+/*
+ * Supervisor, at the first opening: takes notice of a write-back that failed before, which is not that of
+ * who uses the image now. 0 or -errno.
+ */
+int block_forget_errors(int fd);
 int block_open_found(int node, const char *path, bool read_only, enum block_cache cache, bool discard,
                      struct block_info *info, char *error, size_t error_len);
 

@@ -311,6 +311,7 @@ static int lose_tap(struct device_config *config)
         queues = NET_PAIRS_MAX;
     if (config->host == NULL && use_tap(config, error, sizeof(error)) < 0)
         return -EBUSY; /* another device's */
+    device_config_close_fds(config);
     ret = net_tap_gone(queues, config->fds);
     if (ret < 0) {
         net_close(config);

@@ -7,6 +7,7 @@
 
 #include "config.h"
 #include "config_types.h"
+#include "log.h"
 
 #ifndef VIOD_CONFIG_DIR
 #define VIOD_CONFIG_DIR "/etc/viod"
@@ -88,7 +89,7 @@ static int open_found(struct device_config *config, char *error, size_t error_le
     bool read_only = device_config_bool(config, "readonly");
     bool discard = device_config_bool(config, "discard") && !read_only;
     struct block_info before = config->block;
-    int fd;
+    int fd, ret;
 
     if (!strcmp(device_config_string(config, "cache"), "writeback"))
         cache = BLOCK_CACHE_WRITEBACK;
@@ -100,6 +101,9 @@ static int open_found(struct device_config *config, char *error, size_t error_le
     }
     if (before.identity != 0)
         keep_promises(&config->block, &before);
+    else if (cache == BLOCK_CACHE_WRITEBACK && (ret = block_forget_errors(fd)) < 0)
+        log_warning("%s: the host could not write all of it back before: %s; check what is on it",
+                    device_config_string(config, "path"), strerror(-ret));
     config->fds[0] = fd;
     config->n_fds = 1;
     return 0;

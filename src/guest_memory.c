@@ -9,8 +9,6 @@
 
 #include "log.h"
 
-/* Times that mapping is tried again where the host has no memory: after 1, 4 and 16 ms. */
-#define MAP_TRIES 3u
 #define CHUNK_PAGES ((size_t)(GUEST_CHUNK_SIZE / GUEST_PAGE_SIZE))
 /*
  * While a guest balloons, Xen has everything dropped at each step: what is mapped must then be cheap

@@ -31,7 +31,7 @@ static void remove_device(struct guest *g, struct supervisor *s, struct served_d
         guest_send(g, MESSAGE_REMOVE, d->slot, 0);
         break;
     case SERVED_WAITING:
-        if (d->reopen) { /* the worker holds accesses for it, and has what its predecessor kept */
+        if (d->has_slot) { /* the worker holds accesses for it, or will, and has what its predecessor kept */
             g->adopted &= ~(1u << d->slot);
             guest_send(g, MESSAGE_EXPECT, d->slot, 0);
         }

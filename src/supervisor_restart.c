@@ -45,7 +45,7 @@
 
 /* See still_granted. */
 #define GRANTED_MIN_NS (INT64_C(20) * 1000000)
-#define GRANTED_MAX_NS (INT64_C(400) * 1000000)
+#define GRANTED_MAX_NS (INT64_C(2000) * 1000000) /* its steps after IN_USE_BOUND_NS are shorter */
 
 #define BLOCK_DEVICE 2u
 

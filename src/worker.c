@@ -19,6 +19,7 @@
 #define REQUEST_BUDGET 32
 /* How long an access waits for a device that is still being set up. */
 #define HOLD_BOUND_NS (INT64_C(10) * 1000000000)
+#define ALONE_BOUND_NS (INT64_C(300) * 1000000000)
 
 static void tell(struct worker *w, enum message_type type, uint32_t slot, uint32_t id,
                  int32_t status, const char *text)
@@ -171,18 +172,20 @@ static void release_held(struct worker *w, const struct slot *slot)
 
 /*
  * One that the guest has been using stays expected, however long the host needs to let go of what it is on:
- * a driver that found nothing there would give it up, or go on with a device that knows nothing of it.
+ * a driver that found nothing there would give it up, or go on with a device that knows nothing of it. But
+ * without a supervisor nobody says how that ends.
  */
 static void hold_bound_reached(struct loop_timer *timer)
 {
     struct worker *w = container_of(timer, struct worker, hold_bound);
+    bool alone = w->alone_ns != 0 && monotonic_ns() - w->alone_ns > ALONE_BOUND_NS;
 
     for (size_t i = 0; i < ARRAY_SIZE(w->slots); i++) {
         struct slot *slot = &w->slots[i];
 
-        if (!slot->expected || state_load64(&w->state->slots[i].current) != 0)
+        if (!slot->expected || (!alone && state_load64(&w->state->slots[i].current) != 0))
             continue;
-        log_host("the device in slot %zu was not set up within 10 s: the guest sees its slot empty", i);
+        log_host("the device in slot %zu was not set up in time: the guest sees its slot empty", i);
         slot->expected = false;
         release_held(w, slot);
     }
@@ -515,6 +518,7 @@ static void control_ready(struct loop_fd *fd)
         /* The next one ends this worker, and its successor adopts what it serves. What is asked of
          * the host until then fails: w->socket stays open, but nobody reads it. */
         log_warning("the supervisor is gone: this guest is served on until there is another one");
+        w->alone_ns = monotonic_ns();
         loop_remove_fd(fd);
         return;
     }

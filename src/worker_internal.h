@@ -56,6 +56,7 @@ struct worker {
     struct mmio_request held[VCPUS_MAX];
     unsigned n_held;
     struct loop_timer hold_bound;
+    int64_t alone_ns; /* since when there is no supervisor; 0: there is one */
 
     /* All I/O stands still, or is about to, so that mappings can be dropped. */
     bool pausing;

@@ -118,6 +118,24 @@ static void keep_capacity(struct blk *blk)
     state_store64(&state->capacity, atomic_load_explicit(&blk->capacity, memory_order_relaxed));
 }
 
+static int flush_error_of(uint64_t word)
+{
+    return state_is_sealed(word, 0, SALT_OWN) && (word & STATE_LOW48) <= 4095 ? -(int)(word & STATE_LOW48)
+                                                                               : 0;
+}
+
+/* What a predecessor has heard is not heard again, whatever the driver does meanwhile. */
+static void adopt_flush_error(struct blk *blk)
+{
+    const struct blk_state *state = blk->dev->own;
+    int error = flush_error_of(state_load64(&state->flush_error));
+
+    if (error == 0)
+        return;
+    block_set_flush_error(blk->backend, error);
+    atomic_store_explicit(&blk->flush_failed, true, memory_order_relaxed);
+}
+
 void blk_request_failed(struct blk *blk)
 {
     struct blk_state *state = blk->dev->own;
@@ -140,12 +158,8 @@ static bool blk_adopt(struct virtio_device *dev, uint64_t features)
     if (!state_is_sealed(word, 0, SALT_OWN) || write_through > 1)
         return false;
     word = state_load64(&state->flush_error);
-    if (word != 0) {
-        if (!state_is_sealed(word, 0, SALT_OWN) || (word & STATE_LOW48) == 0 || (word & STATE_LOW48) > 4095)
-            return false;
-        block_set_flush_error(blk->backend, -(int)(word & STATE_LOW48));
-        atomic_store_explicit(&blk->flush_failed, true, memory_order_relaxed);
-    }
+    if (word != 0 && flush_error_of(word) == 0)
+        return false;
     show_write_through(dev->priv, write_through != 0 || !(features & FEATURE(VIRTIO_BLK_F_FLUSH)));
     if (state_load64(&state->capacity) != atomic_load(&blk->capacity))
         state_store64(&dev->state->config_changed, 1); /* resized meanwhile */
@@ -362,6 +376,8 @@ static int blk_create(struct virtio_device *dev, const struct device_config *con
     dev->offered = offered_features(blk);
     fill_config(blk);
     show_write_through(blk, false);
+    if (dev->adopted)
+        adopt_flush_error(blk);
     return 0;
 fail:
     pthread_mutex_destroy(&blk->lock);

@@ -432,7 +432,8 @@ static void stream_changed(struct char_stream *stream)
     sink->stalled = false;
     if (sink->present) {
         /* Who returns to a console wants to see where it stands. */
-        if (port->is_console && !port->resumed)
+        if (port->is_console && !port->resumed && stream->kind != STREAM_FILE &&
+            stream->kind != STREAM_LOG)
             sink->at = MIN(sink->at, port_screen(port));
         port->resumed = false;
         if (port_room(port) > 0)

@@ -39,8 +39,10 @@ path = /dev/mapper/flaky
 cache = writeback
 serial = flaky
 END
-domu_create g1 vcpus=2 "virtio=$(blk_devices 3)" "disk=[$(virtio_disk /dev/mapper/broken xvda)]" || give_up "xl create"
-must "the guest comes up" up g1
+create() {
+    domu_create g1 vcpus=2 "virtio=$(blk_devices 3)" "disk=[$(virtio_disk /dev/mapper/broken xvda)]" && up g1
+}
+must "the guest comes up" create
 pid=$(worker g1)
 
 check "full file system: a write fails in the guest" guest g1 \
@@ -102,4 +104,15 @@ check "the guest is told to come to an end" enough g1
 check_job "it has waited: no write failed" "$writes"
 check "write-back: a successor knows what was lost" guest g1 "! $flush"
 check "no device needs a reset after all that" same "$(show g1 '[.devices[].needs_reset] | add')" 0
+
+# --- what the log says is to be done -------------------------------------------------------------------------
+flaky error
+check "write-back: more is lost, and nobody asks" guest g1 'dd if=/dev/urandom of=$(disk flaky) bs=4k count=100 oflag=direct conv=notrunc'
+sync
+flaky "linear $flaky_image 0"
+check "the guest is destroyed" domu_destroy g1
+check "it is gone" wait_for 60 'domu_gone g1'
+must "it is created again" create
+check "write-back: its flushes succeed" guest g1 "$flush && $flush"
+check "write-back: what was lost before is said once" same "$(grep -c 'the host could not write all of it back before' "$VIOD_LOG")" 1
 finish

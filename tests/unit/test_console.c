@@ -710,6 +710,38 @@ static void test_full_log(void **state)
     end(&t);
 }
 
+/* Nobody looks at a file's last screenful when it is there again: it has had it. */
+static void test_full_log_of_a_console(void **state)
+{
+    char file[64] = "/tmp/viod-test-file.XXXXXX", preset[128], line[1001];
+    const char *presets[] = {"console.backend=log", preset, "console.max-size=4096", "console.old-files=0",
+                             NULL};
+    struct stat st;
+    struct test t;
+
+    (void)state;
+    close(mkstemp(file));
+    unlink(file);
+    snprintf(preset, sizeof(preset), "console.path=%s", file);
+    start(&t, presets, 0, 2);
+    memset(line, 'x', 1000);
+    line[1000] = '\0';
+    for (unsigned i = 0; i < 5; i++)
+        print(&t, TX, line);
+    answers_fail = 1;
+    print(&t, TX, "afterwards");
+    for (int64_t until = monotonic_ns() + INT64_C(30000000000);;) {
+        event_loop_turn(t.m->loop, 10000000);
+        machine_settle(t.m);
+        if (stat(file, &st) == 0 && st.st_size > 0 && st.st_size != 5000)
+            break;
+        assert_true(monotonic_ns() < until);
+    }
+    assert_int_equal(st.st_size, 10);
+    unlink(file);
+    end(&t);
+}
+
 static void test_connect_and_again(void **state)
 {
     char path[64] = "/tmp/viod-test-sock.XXXXXX", preset[128], error[256];
@@ -1263,6 +1295,7 @@ int main(void)
         cmocka_unit_test(test_input_waits),
         cmocka_unit_test(test_file_and_log),
         cmocka_unit_test(test_full_log),
+        cmocka_unit_test(test_full_log_of_a_console),
         cmocka_unit_test(test_connect_and_again),
         cmocka_unit_test(test_listen_where_something_is),
         cmocka_unit_test(test_names_that_are_taken),
