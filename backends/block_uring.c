@@ -10,8 +10,8 @@
  *   ring registers   IORING_REGISTER_BUFFERS2, IORING_REGISTER_BUFFERS_UPDATE,
  *                    IORING_UNREGISTER_BUFFERS (refused: READ and WRITE are used instead of _FIXED)
  *   system calls     io_uring_register (the above), mmap and munmap (private, anonymous), lseek,
- *                    close, ioctl (BLKGETSIZE64); of the helper thread in block_sync.c: futex, ioctl (BLKDISCARD,
- *                    BLKSECDISCARD), and what loop_post needs (write to an eventfd)
+ *                    close, ioctl (BLKGETSIZE64); of the helper thread in block_sync.c: futex,
+ *                    ioctl (BLKDISCARD, BLKSECDISCARD), and what loop_post needs (write to an eventfd)
  */
 #include <errno.h>
 #include <fcntl.h>

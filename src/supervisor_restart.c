@@ -38,9 +38,7 @@
 #define REOPEN_NS (INT64_C(5) * 1000000)
 #define REOPEN_BOUND_NS (INT64_C(8) * 1000000000)
 /* While the host does not finish the I/O of the dead one, which the guest would have waited for, too. */
-#ifndef IN_USE_BOUND_NS
 #define IN_USE_BOUND_NS (INT64_C(300) * 1000000000)
-#endif
 #define IN_USE_NS (INT64_C(250) * 1000000) /* how often it is looked, after the first second */
 
 /* See still_granted. */
